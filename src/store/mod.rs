@@ -1,0 +1,66 @@
+//! The content store: tree objects and blobs that this node holds, each checked before it is put.
+//!
+//! A read-only trait first; writing and pruning widen it. Memory, disk and every decorator pass one contract suite.
+
+use bytes::Bytes;
+
+use crate::{
+    blob::{Blob, Groups, VerifiedBlob, VerifiedSlice},
+    types::Digest,
+};
+
+/// Why the store can't do what was asked. What isn't held is not an error.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// What was stored under the digest isn't what it names: it has been dropped, and can be fetched again.
+    #[error("the stored content of {0} was damaged and has been dropped")]
+    Corrupt(Digest),
+    /// There's no space left, on the disk or within the limit.
+    #[error("the cache is full")]
+    Full,
+    /// The disk doesn't do what it should.
+    #[error("the store can't {doing}")]
+    Disk {
+        /// What was being done, as in "write blob 1234abcd".
+        doing: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The index doesn't do what it should.
+    #[error("the store's index can't {doing}: {why}")]
+    Index {
+        /// What was being done.
+        doing: &'static str,
+        /// What the database said.
+        why: String,
+    },
+}
+
+/// What can be read. All calls are quick: memory or the local disk, never the network.
+pub trait ReadStore: Send + Sync {
+    /// The tree object of this digest, if it is held.
+    fn tree(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError>;
+
+    /// Which groups of the blob are held. A blob that is fetched whole has all or none; an empty one is always held.
+    fn held(&self, blob: &Blob) -> Result<Groups, StoreError>;
+
+    /// Fills `buffer` with the blob's bytes from `offset` (the range lies within the blob); false, and the buffer's
+    /// content undefined, when some of them are not held.
+    fn read_at(&self, blob: &Blob, offset: u64, buffer: &mut [u8]) -> Result<bool, StoreError>;
+}
+
+/// What can be put. Putting what is already there is fine.
+pub trait WriteStore: ReadStore {
+    /// Keeps a tree object; its digest is checked here.
+    fn put_tree(&self, digest: Digest, object: &[u8]) -> Result<(), StoreError>;
+
+    /// Keeps a blob that was fetched whole.
+    fn put_blob(&self, blob: &VerifiedBlob) -> Result<(), StoreError>;
+
+    /// Keeps some groups of a large blob and the hashes that show them right.
+    fn put_slice(&self, slice: &VerifiedSlice) -> Result<(), StoreError>;
+
+    /// Returns when all that was put before is on the disk and recorded.
+    fn flush(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,42 @@
+//! Directory objects: what a folder contains, as bytes whose BLAKE3 is their name.
+//!
+//! docs/FORMAT.md describes the encoding. A folder is one *leaf* page, or, when it is big, an *index* page
+//! over leaf pages. Equal folders have equal bytes: the encoding is deterministic CBOR (RFC 8949 §4.2) and the
+//! cuts between pages depend on the sorted names alone.
+
+mod codec;
+mod entry;
+
+pub use codec::{FormatError, MAX_OBJECT, Page, PageRef, decode, encode};
+pub use entry::{Attributes, Content, Entry, Extent, HardLink, Kind, Owner, Totals};
+
+use crate::types::Digest;
+
+/// Where new tree objects are put.
+pub trait TreeSink {
+    /// What can go wrong when an object is put.
+    type Error;
+
+    /// Keeps `object`, whose name is its digest.
+    fn put_tree(&self, digest: Digest, object: &[u8]) -> Result<(), Self::Error>;
+}
+
+/// Encodes a whole folder, puts its objects into `sink` and gives the digest of the folder.
+///
+/// `entries` must be sorted by name, without duplicates.
+pub fn write_folder<S: TreeSink + ?Sized>(entries: &[Entry], sink: &S) -> Result<Digest, S::Error> {
+    let put = |object: Vec<u8>| {
+        let digest = Digest::of(&object);
+        sink.put_tree(digest, &object).map(|()| digest)
+    };
+    let pages: Vec<&[Entry]> = codec::pages(entries).collect();
+    if let [] | [_] = pages[..] {
+        return put(encode(&Page::Leaf(entries.to_vec())));
+    }
+    let mut index = Vec::with_capacity(pages.len());
+    for page in pages {
+        let digest = put(encode(&Page::Leaf(page.to_vec())))?;
+        index.push(PageRef { first: page[0].name.clone(), digest, entries: page.len() as u64 });
+    }
+    put(encode(&Page::Index(index)))
+}

@@ -1,0 +1,9 @@
+//! Identifiers and names. Everything that arrives from outside becomes one of these or is refused.
+
+mod id;
+mod name;
+mod time;
+
+pub use id::{Digest, NodeId, ParseIdError, WorkspaceId};
+pub use name::{HostName, Name, NameError, WorkspaceName};
+pub use time::Timestamp;

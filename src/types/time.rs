@@ -1,0 +1,21 @@
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A point in time to the nanosecond, before or after 1970, as `stat` gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp {
+    /// Seconds since 1970-01-01T00:00:00Z, rounded down.
+    pub seconds: i64,
+    /// Nanoseconds past `seconds`: 0 to 999,999,999.
+    pub nanoseconds: u32,
+}
+
+impl From<Timestamp> for SystemTime {
+    /// Times beyond what the system can represent become 1970.
+    fn from(time: Timestamp) -> Self {
+        let whole = Duration::from_secs(time.seconds.unsigned_abs());
+        let base =
+            if time.seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+        base.and_then(|base| base.checked_add(Duration::from_nanos(time.nanoseconds.into())))
+            .unwrap_or(UNIX_EPOCH)
+    }
+}
