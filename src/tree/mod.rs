@@ -6,6 +6,8 @@
 
 mod codec;
 mod entry;
+#[cfg(test)]
+mod tests;
 
 pub use codec::{FormatError, MAX_OBJECT, Page, PageRef, decode, encode};
 pub use entry::{Attributes, Content, Entry, Extent, HardLink, Kind, Owner, Totals};

@@ -1,1 +1,492 @@
-//! (empty)
+//! The filesystem without a kernel: hosts, workspaces and their files as inodes, over a source of content.
+//!
+//! Every call is a future that is ready at once when what it needs is local, so that an adapter can poll it on its own
+//! thread and hand only what waits for the network to somebody else. No lock is held across a wait.
+//!
+//! A node is a path *and* a version: a file that changes at its owner gets another number, as after an atomic replace, and
+//! whoever holds the old number goes on reading the old content. Folders keep their number and change their content.
+
+mod attributes;
+mod folder;
+mod links;
+mod listing;
+mod node;
+mod refresh;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use attributes::{Attr, FileKind};
+pub use folder::Cookie;
+pub use listing::{HostListing, HostState, Listing, Mounted, Place};
+pub use node::Ino;
+pub use refresh::{Invalidation, NotTaken};
+pub use source::{FileContent, Source, SourceError};
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::try_join_all;
+
+use crate::{
+    tree::{Content, Extent, Kind, Page},
+    types::{Digest, Name, WorkspaceId},
+};
+use folder::{Folder, FolderCache};
+use node::{Node, NodeKind, Remote, Table};
+
+/// The folder of the mount that links leaving their workspace are shown to point into.
+pub const OUTSIDE: &str = ".outside";
+
+/// Why a call on the view fails. The kernel adapter turns each into one errno.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ViewError {
+    /// There is no such name.
+    #[error("there is no such file")]
+    NotFound,
+    /// The number isn't one that was looked up and not yet forgotten.
+    #[error("unknown inode {0}")]
+    UnknownInode(u64),
+    /// A file where a folder is needed.
+    #[error("not a folder")]
+    NotFolder,
+    /// A folder where a file is needed.
+    #[error("is a folder")]
+    IsFolder,
+    /// The call makes no sense for this kind of file.
+    #[error("not possible for this kind of file")]
+    WrongKind,
+    /// There is no such extended attribute.
+    #[error("there is no such attribute")]
+    NoAttribute,
+    /// The view can't be written to.
+    #[error("the view is read-only")]
+    ReadOnly,
+    /// The content couldn't be had.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+}
+
+type Result<T> = std::result::Result<T, ViewError>;
+
+/// How the view presents itself.
+#[derive(Debug, Clone)]
+pub struct ViewOptions {
+    /// Where the view is mounted: shown links that leave their workspace start with it.
+    pub mount: PathBuf,
+    /// The user whom the sharer's files belong to here.
+    pub uid: u32,
+    /// That user's group.
+    pub gid: u32,
+}
+
+/// Sums for `statfs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes of all workspaces in the view, as their snapshots state them.
+    pub bytes: u64,
+    /// Files of all workspaces in the view.
+    pub files: u64,
+}
+
+/// The filesystem.
+pub struct View {
+    options: ViewOptions,
+    source: Arc<dyn Source>,
+    listing: RwLock<Arc<Listing>>,
+    table: Mutex<Table>,
+    folders: FolderCache,
+    /// Held while a new listing is taken over: one at a time.
+    refreshing: tokio::sync::Mutex<()>,
+    invalidations: tokio::sync::mpsc::UnboundedSender<Invalidation>,
+}
+
+/// A folder that is being listed.
+struct Listed<'a> {
+    ino: Ino,
+    node: &'a Node,
+    generation: u64,
+    look_up: bool,
+}
+
+impl View {
+    /// An empty view, and what the kernel must be told when it changes.
+    pub fn new(
+        options: ViewOptions,
+        source: Arc<dyn Source>,
+    ) -> (Self, tokio::sync::mpsc::UnboundedReceiver<Invalidation>) {
+        let (invalidations, receiver) = tokio::sync::mpsc::unbounded_channel();
+        let view = Self {
+            options,
+            source,
+            listing: RwLock::default(),
+            table: Mutex::new(Table::new()),
+            folders: FolderCache::new(),
+            refreshing: tokio::sync::Mutex::default(),
+            invalidations,
+        };
+        (view, receiver)
+    }
+
+    /// What the view shows now.
+    pub fn listing(&self) -> Arc<Listing> {
+        self.listing.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // The table's methods leave it consistent even if they panic, so a poisoned lock is still good.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn node(&self, ino: Ino) -> Result<Arc<Node>> {
+        self.table().get(ino).ok_or(ViewError::UnknownInode(ino.0))
+    }
+
+    /// A node, and the generation of the listing at that moment.
+    fn node_now(&self, ino: Ino) -> Result<(Arc<Node>, u64)> {
+        let table = self.table();
+        Ok((table.get(ino).ok_or(ViewError::UnknownInode(ino.0))?, table.generation()))
+    }
+
+    /// Finds `name` in the folder `parent` and counts one look-up of what it finds.
+    pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
+        loop {
+            let (folder, generation) = self.node_now(parent)?;
+            let kind = self.child(&folder, name).await?;
+            let name = Name::new(name).map_err(|_| ViewError::NotFound)?;
+            let mut table = self.table();
+            // If the folder changed while its content was loaded, what was found may be old.
+            if table.is_current(parent, &folder, generation) {
+                let (ino, node) = table.enter(parent, name, kind);
+                drop(table);
+                return Ok(self.attr(ino, &node));
+            }
+        }
+    }
+
+    async fn child(&self, parent: &Node, name: &[u8]) -> Result<NodeKind> {
+        match &parent.kind {
+            NodeKind::Remote(remote) => {
+                let folder = self.remote_folder(remote).await?;
+                let entry = folder.find(name).ok_or(ViewError::NotFound)?;
+                Ok(NodeKind::Remote(remote.child(entry)))
+            }
+            kind => self
+                .virtual_children(kind)?
+                .into_iter()
+                .find(|(child, _)| child.as_bytes() == name)
+                .map(|(_, kind)| kind)
+                .ok_or(ViewError::NotFound),
+        }
+    }
+
+    /// Takes back `count` look-ups of `ino`; a node without any is dropped.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.table().forget(ino, count);
+    }
+
+    /// What `stat` tells of `ino`.
+    pub fn getattr(&self, ino: Ino) -> Result<Attr> {
+        Ok(self.attr(ino, &*self.node(ino)?))
+    }
+
+    /// The target of the link `ino`, as the mount shows it.
+    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        self.shown_target(&node).ok_or(ViewError::WrongKind)
+    }
+
+    /// Calls `add` for the entries of the folder `ino` after `cookie`, until it returns true. An entry for which `add`
+    /// returned false, when `look_up` is set, counts one look-up.
+    pub async fn readdir(
+        &self,
+        ino: Ino,
+        cookie: Cookie,
+        look_up: bool,
+        mut add: impl FnMut(Cookie, &[u8], Attr) -> bool,
+    ) -> Result<()> {
+        let node = self.node(ino)?;
+        let dots = [(Cookie::DOT, &b"."[..], ino), (Cookie::DOT_DOT, &b".."[..], node.parent)];
+        for (dot, name, target) in dots {
+            if cookie < dot {
+                let attr = self.getattr(target).or_else(|_| self.getattr(ino))?;
+                if add(dot, name, attr) {
+                    return Ok(());
+                }
+            }
+        }
+        let mut cookie = cookie;
+        loop {
+            let (node, generation) = self.node_now(ino)?;
+            let parent = Listed { ino, node: &node, generation, look_up };
+            let end = match &node.kind {
+                NodeKind::Remote(remote) => {
+                    let folder = self.remote_folder(remote).await?;
+                    let children = folder.after(cookie).map(|(next, entry)| {
+                        (next, entry.name.clone(), NodeKind::Remote(remote.child(entry)))
+                    });
+                    self.list(&parent, children, &mut cookie, &mut add)
+                }
+                kind => {
+                    let mut children: Vec<_> = self
+                        .virtual_children(kind)?
+                        .into_iter()
+                        // The mount's own folder is found by name but not listed.
+                        .filter(|(name, _)| name.as_bytes() != OUTSIDE.as_bytes())
+                        .map(|(name, kind)| (Cookie::of(name.as_bytes()), name, kind))
+                        .filter(|(next, ..)| *next > cookie)
+                        .collect();
+                    children.sort_by_key(|(next, ..)| *next);
+                    self.list(&parent, children.into_iter(), &mut cookie, &mut add)
+                }
+            };
+            if end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Offers children to `add` and moves `cookie` along. False when the folder has changed on the way, so that the rest
+    /// must be taken from its new content.
+    fn list(
+        &self,
+        parent: &Listed<'_>,
+        children: impl Iterator<Item = (Cookie, Name, NodeKind)>,
+        cookie: &mut Cookie,
+        add: &mut impl FnMut(Cookie, &[u8], Attr) -> bool,
+    ) -> bool {
+        for (next, name, kind) in children {
+            let mut table = self.table();
+            if !table.is_current(parent.ino, parent.node, parent.generation) {
+                return false;
+            }
+            // Counted before it's handed out, so that a refresh from now on knows that the kernel may know it.
+            let (ino, node) = if parent.look_up {
+                table.enter(parent.ino, name, kind)
+            } else {
+                table.preview(parent.ino, name, kind)
+            };
+            drop(table);
+            if add(next, node.name.as_bytes(), self.attr(ino, &node)) {
+                if parent.look_up {
+                    self.forget(ino, 1);
+                }
+                return true;
+            }
+            *cookie = next;
+        }
+        true
+    }
+
+    /// Up to `length` bytes of the file `ino` from `offset`; fewer only at its end.
+    pub async fn read(&self, ino: Ino, offset: u64, length: u32) -> Result<Bytes> {
+        let node = self.node(ino)?;
+        let NodeKind::Remote(remote) = &node.kind else {
+            return Err(if node.is_folder() { ViewError::IsFolder } else { ViewError::WrongKind });
+        };
+        let Kind::File { size, content } = &remote.entry.kind else {
+            return Err(if node.is_folder() { ViewError::IsFolder } else { ViewError::WrongKind });
+        };
+        let end = size.min(&offset.saturating_add(length.into())).to_owned();
+        if offset >= end {
+            return Ok(Bytes::new());
+        }
+        let length = (end - offset) as u32;
+        let workspace = &remote.workspace.id;
+        match content {
+            Content::Blob(digest) => {
+                let file = FileContent::Blob(crate::blob::Blob { digest: *digest, size: *size });
+                Ok(self.source.read(workspace, &file, offset, length).await?)
+            }
+            Content::Pending => {
+                let path = self.path(&node).ok_or(SourceError::Changed)?;
+                let file = FileContent::Pending { path, token: remote.entry.attributes.token };
+                Ok(self.source.read(workspace, &file, offset, length).await?)
+            }
+            Content::Sparse { blob, extents } => {
+                let size = extents.iter().map(|extent| extent.length).sum();
+                let file = FileContent::Blob(crate::blob::Blob { digest: *blob, size });
+                self.read_sparse(workspace, &file, extents, offset, length).await
+            }
+        }
+    }
+
+    async fn read_sparse(
+        &self,
+        workspace: &WorkspaceId,
+        file: &FileContent,
+        extents: &[Extent],
+        offset: u64,
+        length: u32,
+    ) -> Result<Bytes> {
+        let end = offset + u64::from(length);
+        let mut bytes = BytesMut::zeroed(length as usize);
+        let mut packed = 0;
+        for extent in extents {
+            let from = extent.offset.max(offset);
+            let to = (extent.offset + extent.length).min(end);
+            if from < to {
+                let at = packed + (from - extent.offset);
+                let data = self.source.read(workspace, file, at, (to - from) as u32).await?;
+                let target = &mut bytes[(from - offset) as usize..(to - offset) as usize];
+                if data.len() != target.len() {
+                    return Err(SourceError::Failed("the content ended early".into()).into());
+                }
+                target.copy_from_slice(&data);
+            }
+            packed += extent.length;
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// The names of the extended attributes of `ino`.
+    pub fn listxattr(&self, ino: Ino) -> Result<Vec<&'static str>> {
+        Ok(self.xattrs(&*self.node(ino)?).into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The extended attribute `name` of `ino`.
+    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        let found = self.xattrs(&node).into_iter().find(|(known, _)| known.as_bytes() == name);
+        found.map(|(_, value)| value.into_bytes()).ok_or(ViewError::NoAttribute)
+    }
+
+    fn xattrs(&self, node: &Node) -> Vec<(&'static str, String)> {
+        let NodeKind::Remote(remote) = &node.kind else { return Vec::new() };
+        let listing = self.listing();
+        let mut attributes = Vec::new();
+        if let Some(root) = listing.mounted(&remote.workspace.id).and_then(|mounted| mounted.root) {
+            attributes.push(("user.twinshare.snapshot", root.to_string()));
+        }
+        match &remote.entry.kind {
+            Kind::Folder { tree, .. } => attributes.push(("user.twinshare.digest", tree.to_string())),
+            Kind::File { content: Content::Blob(digest) | Content::Sparse { blob: digest, .. }, .. } => {
+                attributes.push(("user.twinshare.digest", digest.to_string()));
+            }
+            _ => {}
+        }
+        attributes
+    }
+
+    /// Sums over all that the view shows.
+    pub fn space(&self) -> Space {
+        let listing = self.listing();
+        let remote =
+            listing.hosts.values().flat_map(|host| host.places.values()).filter_map(|place| match place {
+                Place::Remote(mounted) => Some(mounted.totals),
+                Place::Local(_) => None,
+            });
+        let mut totals = crate::tree::Totals::default();
+        remote.for_each(|each| totals.add(each));
+        Space { bytes: totals.bytes, files: totals.files }
+    }
+
+    /// What stands in a folder that is not a workspace's.
+    fn virtual_children(&self, kind: &NodeKind) -> Result<Vec<(Name, NodeKind)>> {
+        let listing = self.listing();
+        let name = |text: &str| Name::new(text.as_bytes()).ok();
+        let children = match kind {
+            NodeKind::Root => {
+                let hosts = listing.hosts.keys().map(|host| (host.as_str(), NodeKind::Host(host.clone())));
+                let outside = [(OUTSIDE, NodeKind::Outside)];
+                hosts.chain(outside).filter_map(|(text, kind)| Some((name(text)?, kind))).collect()
+            }
+            NodeKind::Outside => listing
+                .hosts
+                .keys()
+                .filter_map(|host| Some((name(host.as_str())?, NodeKind::OutsideHost(host.clone()))))
+                .collect(),
+            NodeKind::OutsideHost(_) => Vec::new(),
+            NodeKind::Host(host) => {
+                let Some(host) = listing.hosts.get(host) else { return Ok(Vec::new()) };
+                host.places
+                    .iter()
+                    .filter_map(|(workspace, place)| Some((name(workspace.as_str())?, NodeKind::of(place)?)))
+                    .collect()
+            }
+            NodeKind::Local(_) | NodeKind::Remote(_) => return Err(ViewError::NotFolder),
+        };
+        Ok(children)
+    }
+
+    async fn remote_folder(&self, remote: &Remote) -> Result<Arc<Folder>> {
+        let Kind::Folder { tree, .. } = &remote.entry.kind else { return Err(ViewError::NotFolder) };
+        if !remote.workspace.is_allowed() {
+            self.source.knock(&remote.workspace.id);
+            return Err(SourceError::Denied.into());
+        }
+        Ok(self.folder(&remote.workspace.id, tree).await?)
+    }
+
+    /// A decoded folder, from memory, the store, or a peer.
+    async fn folder(
+        &self,
+        workspace: &WorkspaceId,
+        digest: &Digest,
+    ) -> std::result::Result<Arc<Folder>, SourceError> {
+        if let Some(folder) = self.folders.get(digest) {
+            return Ok(folder);
+        }
+        let entries = match self.page(workspace, digest).await? {
+            Page::Leaf(entries) => entries,
+            Page::Index(index) => {
+                let pages = index.iter().map(|page| async move {
+                    match self.page(workspace, &page.digest).await? {
+                        Page::Leaf(entries) => Ok(entries),
+                        Page::Index(_) => {
+                            Err(SourceError::Failed("an index page within an index page".into()))
+                        }
+                    }
+                });
+                try_join_all(pages).await?.concat()
+            }
+        };
+        let folder =
+            Arc::new(Folder::new(entries).ok_or_else(|| SourceError::Failed("pages overlap".into()))?);
+        self.folders.put(*digest, folder.clone());
+        Ok(folder)
+    }
+
+    async fn page(&self, workspace: &WorkspaceId, digest: &Digest) -> std::result::Result<Page, SourceError> {
+        let object = self.source.tree(workspace, digest).await?;
+        crate::tree::decode(&object).map_err(|error| SourceError::Failed(error.to_string()))
+    }
+
+    /// The names from the workspace's root to `node`, if all folders on the way are still known.
+    fn path(&self, node: &Node) -> Option<Vec<Name>> {
+        let table = self.table();
+        let mut names = Vec::new();
+        let mut at = (node.parent, node.name.clone(), node.depth()?);
+        while at.2 > 0 {
+            names.push(at.1);
+            let parent = table.get(at.0)?;
+            at = (parent.parent, parent.name.clone(), parent.depth()?);
+        }
+        names.reverse();
+        Some(names)
+    }
+
+    fn shown_target(&self, node: &Node) -> Option<Vec<u8>> {
+        match &node.kind {
+            NodeKind::Local(path) => Some(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec()),
+            NodeKind::Remote(Remote { workspace, entry, .. }) => {
+                let Kind::Link(target) = &entry.kind else { return None };
+                let path = self.path(node).unwrap_or_default();
+                let folder = &path[..path.len().saturating_sub(1)];
+                let outside = self.options.mount.join(OUTSIDE).join(workspace.host.as_str());
+                Some(links::shown(target, folder, &workspace.original, &outside))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The host under whose name a place of the view stands, for messages.
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("options", &self.options).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,110 @@
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use lru::LruCache;
+
+use crate::{tree::Entry, types::Digest};
+
+/// How many entries of decoded folders are kept in memory, some 200 bytes each.
+const CACHED_ENTRIES: usize = 200_000;
+
+/// Where in a folder a listing goes on: names are listed in the order of their hashes, so that a position stays right
+/// while entries come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cookie(pub u64);
+
+impl Cookie {
+    /// Before the first entry.
+    pub const START: Self = Self(0);
+    pub(super) const DOT: Self = Self(1);
+    pub(super) const DOT_DOT: Self = Self(2);
+
+    /// The position of `name`: positive as a signed offset, and after the two dots.
+    pub(super) fn of(name: &[u8]) -> Self {
+        let hash = blake3::hash(name);
+        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+        Self((u64::from_le_bytes([a, b, c, d, e, f, g, h]) >> 1).clamp(3, i64::MAX as u64 - 1))
+    }
+}
+
+/// A decoded folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    /// Sorted by name.
+    entries: Vec<Entry>,
+    /// Positions in `entries`, sorted by cookie.
+    order: Vec<(Cookie, u32)>,
+}
+
+impl Folder {
+    /// Takes entries that are sorted by name within their pages; none if the pages overlap.
+    pub(super) fn new(entries: Vec<Entry>) -> Option<Self> {
+        if !entries.is_sorted_by(|a, b| a.name < b.name) {
+            return None;
+        }
+        let mut order: Vec<_> = entries
+            .iter()
+            .zip(0..)
+            .map(|(entry, position)| (Cookie::of(entry.name.as_bytes()), position))
+            .collect();
+        order.sort_unstable();
+        Some(Self { entries, order })
+    }
+
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    pub(super) fn find(&self, name: &[u8]) -> Option<&Entry> {
+        let position = self.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)).ok()?;
+        self.entries.get(position)
+    }
+
+    /// The entries behind `cookie`, each with its own.
+    pub(super) fn after(&self, cookie: Cookie) -> impl Iterator<Item = (Cookie, &Entry)> {
+        let start = self.order.partition_point(|(position, _)| *position <= cookie);
+        self.order[start..].iter().map(|(cookie, position)| (*cookie, &self.entries[*position as usize]))
+    }
+}
+
+/// The folders used last, limited by their number of entries.
+#[derive(Debug)]
+pub(super) struct FolderCache(Mutex<Cached>);
+
+#[derive(Debug)]
+struct Cached {
+    folders: LruCache<Digest, Arc<Folder>>,
+    entries: usize,
+}
+
+impl FolderCache {
+    pub(super) fn new() -> Self {
+        // The limit that counts is that of the entries; an empty folder counts as one.
+        let limit = NonZeroUsize::new(CACHED_ENTRIES).unwrap_or(NonZeroUsize::MIN);
+        Self(Mutex::new(Cached { folders: LruCache::new(limit), entries: 0 }))
+    }
+
+    pub(super) fn get(&self, digest: &Digest) -> Option<Arc<Folder>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).folders.get(digest).cloned()
+    }
+
+    pub(super) fn put(&self, digest: Digest, folder: Arc<Folder>) {
+        let cached = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.entries += cost(&folder);
+        if let Some((_, out)) = cached.folders.push(digest, folder) {
+            cached.entries -= cost(&out);
+        }
+        // The newest stays even if it's larger than the limit: a listing of it needs it again and again.
+        while cached.entries > CACHED_ENTRIES && cached.folders.len() > 1 {
+            if let Some((_, out)) = cached.folders.pop_lru() {
+                cached.entries -= cost(&out);
+            }
+        }
+    }
+}
+
+fn cost(folder: &Folder) -> usize {
+    folder.entries.len() + 1
+}

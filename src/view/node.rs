@@ -1,0 +1,274 @@
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use super::listing::{Mounted, Place};
+use crate::{
+    tree::{Attributes, Entry, Kind, Owner},
+    types::{HostName, Name, Timestamp},
+};
+
+/// The number of a node: the same for the same path and version after forgetting, remounting and restarting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The root of the mount.
+    pub const ROOT: Self = Self(1);
+}
+
+/// A hash over a path from its workspace's identity down; two names of one file (a hard link) share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PathHash([u8; 16]);
+
+impl PathHash {
+    fn new(domain: &str, parts: &[&[u8]]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for part in [domain.as_bytes()].iter().chain(parts) {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        let mut bytes = [0; 16];
+        hasher.finalize_xof().fill(&mut bytes);
+        Self(bytes)
+    }
+
+    fn number(self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        // 0 means "no node" to the kernel, and 1 is the root.
+        u64::from_le_bytes([a, b, c, d, e, f, g, h]).max(2)
+    }
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum NodeKind {
+    Root,
+    Host(HostName),
+    /// The folder of what lies outside the workspaces.
+    Outside,
+    OutsideHost(HostName),
+    /// A folder of this machine: a link to it.
+    Local(PathBuf),
+    Remote(Remote),
+}
+
+/// A file or folder of a workspace, in one version.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Remote {
+    pub(super) workspace: Arc<Mounted>,
+    pub(super) entry: Arc<Entry>,
+    path: PathHash,
+    /// How many names lie between the workspace's root and this; 0 for the root.
+    depth: u32,
+}
+
+impl Remote {
+    /// The root of a workspace.
+    pub(super) fn root(mounted: &Mounted) -> Option<Self> {
+        let attributes = Attributes {
+            mode: 0o755,
+            owner: Owner::Sharer,
+            modified: Timestamp { seconds: mounted.modified, nanoseconds: 0 },
+            token: 0,
+            link: None,
+        };
+        // A workspace that may not be read has an empty root; reading it says why.
+        let tree = mounted.root.unwrap_or_else(|| crate::types::Digest::from_bytes([0; 32]));
+        let kind = Kind::Folder { tree, totals: mounted.totals };
+        let entry = Entry { name: Name::new(&b"root"[..]).ok()?, attributes, kind };
+        let path = PathHash::new("twinshare workspace", &[mounted.id.as_bytes()]);
+        Some(Self { workspace: Arc::new(mounted.clone()), entry: Arc::new(entry), path, depth: 0 })
+    }
+
+    /// What `entry` of this folder stands for.
+    pub(super) fn child(&self, entry: &Entry) -> Self {
+        let path = match entry.attributes.link {
+            Some(link) => PathHash::new(
+                "twinshare hard link",
+                &[self.workspace.id.as_bytes(), &link.group.to_le_bytes()],
+            ),
+            None => PathHash::new("twinshare path", &[&self.path.0, entry.name.as_bytes()]),
+        };
+        Self {
+            workspace: self.workspace.clone(),
+            entry: Arc::new(entry.clone()),
+            path,
+            depth: self.depth + 1,
+        }
+    }
+
+    /// Folders are their path; files and links are their path and version.
+    fn identity(&self) -> PathHash {
+        match self.entry.kind {
+            Kind::Folder { .. } => PathHash::new("twinshare folder", &[&self.path.0]),
+            Kind::File { .. } | Kind::Link(_) => {
+                PathHash::new("twinshare file", &[&self.path.0, &self.entry.attributes.token.to_le_bytes()])
+            }
+        }
+    }
+
+    /// The number this has in the mount.
+    pub(super) fn ino(&self) -> Ino {
+        Ino(self.identity().number())
+    }
+}
+
+impl NodeKind {
+    /// What a workspace's name stands for.
+    pub(super) fn of(place: &Place) -> Option<Self> {
+        match place {
+            Place::Local(path) => Some(Self::Local(path.clone())),
+            Place::Remote(mounted) => Remote::root(mounted).map(Self::Remote),
+        }
+    }
+
+    fn identity(&self) -> PathHash {
+        match self {
+            Self::Root => PathHash::new("twinshare root", &[]),
+            Self::Host(host) => PathHash::new("twinshare host", &[host.as_str().as_bytes()]),
+            Self::Outside => PathHash::new("twinshare outside", &[]),
+            Self::OutsideHost(host) => PathHash::new("twinshare outside host", &[host.as_str().as_bytes()]),
+            Self::Local(path) => PathHash::new("twinshare local", &[path.as_os_str().as_encoded_bytes()]),
+            Self::Remote(remote) => remote.identity(),
+        }
+    }
+
+    pub(super) fn ino(&self) -> Ino {
+        match self {
+            Self::Root => Ino::ROOT,
+            kind => Ino(kind.identity().number()),
+        }
+    }
+}
+
+/// What the kernel has looked up.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) parent: Ino,
+    pub(super) name: Name,
+    pub(super) kind: NodeKind,
+}
+
+impl Node {
+    pub(super) fn is_folder(&self) -> bool {
+        match &self.kind {
+            NodeKind::Remote(remote) => matches!(remote.entry.kind, Kind::Folder { .. }),
+            NodeKind::Local(_) => false,
+            NodeKind::Root | NodeKind::Host(_) | NodeKind::Outside | NodeKind::OutsideHost(_) => true,
+        }
+    }
+
+    /// How deep below its workspace's root it lies.
+    pub(super) fn depth(&self) -> Option<u32> {
+        match &self.kind {
+            NodeKind::Remote(remote) => Some(remote.depth),
+            _ => None,
+        }
+    }
+}
+
+/// All nodes that the kernel has looked up and not forgotten.
+#[derive(Debug)]
+pub(super) struct Table {
+    nodes: HashMap<Ino, Known>,
+    /// Grows with every new listing.
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    node: Arc<Node>,
+    lookups: u64,
+}
+
+impl Table {
+    pub(super) fn new() -> Self {
+        let mut nodes = HashMap::new();
+        if let Ok(name) = Name::new(&b"root"[..]) {
+            let node = Arc::new(Node { parent: Ino::ROOT, name, kind: NodeKind::Root });
+            // The root is never looked up, and never forgotten.
+            nodes.insert(Ino::ROOT, Known { node, lookups: 1 });
+        }
+        Self { nodes, generation: 0 }
+    }
+
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
+        self.nodes.get(&ino).map(|known| known.node.clone())
+    }
+
+    pub(super) fn contains(&self, ino: Ino) -> bool {
+        self.nodes.contains_key(&ino)
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn next_generation(&mut self) {
+        self.generation += 1;
+    }
+
+    /// The names of the known nodes in a folder. Looks at every node: for rare cases.
+    pub(super) fn children(&self, parent: Ino) -> Vec<Name> {
+        let known = self.nodes.values().filter(|known| known.node.parent == parent);
+        known.map(|known| known.node.name.clone()).collect()
+    }
+
+    /// The number and node that a child has or would have. Nothing is counted yet.
+    pub(super) fn preview(&self, parent: Ino, name: Name, kind: NodeKind) -> (Ino, Arc<Node>) {
+        let mut ino = kind.ino();
+        let identity = kind.identity();
+        // Two identities with one number: 2^-64 by chance. The later comer takes the next free one.
+        while let Some(known) = self.nodes.get(&ino)
+            && known.node.kind.identity() != identity
+        {
+            ino = Ino(ino.0.wrapping_add(1).max(2));
+        }
+        (ino, Arc::new(Node { parent, name, kind }))
+    }
+
+    /// Whether what was read of a folder when it was `then`, at `generation`, still holds.
+    pub(super) fn is_current(&self, ino: Ino, then: &Node, generation: u64) -> bool {
+        let Some(now) = self.get(ino) else { return false };
+        match (&now.kind, &then.kind) {
+            (NodeKind::Remote(now), NodeKind::Remote(then)) => {
+                now.entry.kind == then.entry.kind && now.workspace.is_allowed() == then.workspace.is_allowed()
+            }
+            _ => self.generation == generation,
+        }
+    }
+
+    /// Finds or makes the node of a child and counts one look-up.
+    pub(super) fn enter(&mut self, parent: Ino, name: Name, kind: NodeKind) -> (Ino, Arc<Node>) {
+        let (ino, node) = self.preview(parent, name, kind);
+        let known = self.nodes.entry(ino).or_insert_with(|| Known { node: node.clone(), lookups: 0 });
+        known.lookups += 1;
+        known.node = node.clone();
+        (ino, node)
+    }
+
+    /// Puts another version of a known node in its place; what isn't known stays unknown.
+    pub(super) fn replace(&mut self, ino: Ino, kind: NodeKind) {
+        if let Some(known) = self.nodes.get_mut(&ino) {
+            known.node = Arc::new(Node { parent: known.node.parent, name: known.node.name.clone(), kind });
+        }
+    }
+
+    pub(super) fn forget(&mut self, ino: Ino, count: u64) {
+        if ino == Ino::ROOT {
+            return;
+        }
+        if let Some(known) = self.nodes.get_mut(&ino) {
+            known.lookups = known.lookups.saturating_sub(count);
+            if known.lookups == 0 {
+                self.nodes.remove(&ino);
+            }
+        }
+    }
+}
+
+impl Mounted {
+    /// Whether this node may read it.
+    pub(super) fn is_allowed(&self) -> bool {
+        self.root.is_some()
+    }
+}

@@ -1,0 +1,60 @@
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::{
+    blob::Blob,
+    types::{Digest, Name, WorkspaceId},
+};
+
+/// Why content can't be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// The owner has changed it and nobody holds the old content any more.
+    #[error("the owner has changed the file, and nobody holds its old content")]
+    Changed,
+    /// Nobody who holds it answered in time.
+    #[error("no peer that holds the content answered in time")]
+    TimedOut,
+    /// The owner doesn't let this node read it.
+    #[error("the owner doesn't allow this node to read the workspace")]
+    Denied,
+    /// It couldn't be had for another reason.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Where a file's bytes come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileContent {
+    /// A blob, which can be verified.
+    Blob(Blob),
+    /// A file that its owner hasn't hashed yet.
+    Pending {
+        /// The names from the workspace's root.
+        path: Vec<Name>,
+        /// The version that is meant.
+        token: u64,
+    },
+}
+
+/// Where the view gets its content. Futures are ready at once when what they need is local.
+pub trait Source: Send + Sync {
+    /// The tree object `digest` of `workspace`.
+    fn tree<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Result<Bytes, SourceError>>;
+
+    /// Exactly `length` bytes of `content` from `offset`; the range lies within the content.
+    fn read<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+        content: &'a FileContent,
+        offset: u64,
+        length: u32,
+    ) -> BoxFuture<'a, Result<Bytes, SourceError>>;
+
+    /// Somebody wanted to see a workspace that its owner hasn't opened to this node: ask the owner.
+    fn knock(&self, workspace: &WorkspaceId);
+}
