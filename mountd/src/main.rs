@@ -1,1 +1,3 @@
+//! The twinshare node.
+mod fuse;
 fn main() {}

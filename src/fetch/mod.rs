@@ -1,1 +1,15 @@
-//! (empty)
+//! Getting content here: what is local at once, anything else from whoever holds it, verified, kept, and within a deadline.
+//!
+//! Requests for the same range share one fetch; what waits while others are under way travels together in one request.
+
+mod fetcher;
+mod holder;
+mod lane;
+mod readahead;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use fetcher::{FetchOptions, Fetcher};
+pub use holder::{Holder, HolderError, Holders, Piece, Refused, Want};
+pub use source::{FileContent, Source, SourceError};

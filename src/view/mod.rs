@@ -12,7 +12,7 @@ mod links;
 mod listing;
 mod node;
 mod refresh;
-mod source;
+
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +21,6 @@ pub use folder::Cookie;
 pub use listing::{HostListing, HostState, Listing, Mounted, Place};
 pub use node::Ino;
 pub use refresh::{Invalidation, NotTaken};
-pub use source::{FileContent, Source, SourceError};
 
 use std::{
     path::PathBuf,
@@ -32,6 +31,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
 
 use crate::{
+    fetch::{FileContent, Source, SourceError},
     tree::{Content, Extent, Kind, Page},
     types::{Digest, Name, WorkspaceId},
 };

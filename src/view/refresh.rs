@@ -3,11 +3,12 @@ use std::{cmp::Ordering, collections::VecDeque, sync::PoisonError};
 use tokio::sync::oneshot;
 
 use super::{
-    Ino, Listing, Mounted, Place, SourceError, View,
+    Ino, Listing, Mounted, Place, View,
     folder::Folder,
     node::{NodeKind, Remote},
 };
 use crate::{
+    fetch::SourceError,
     tree::{Content, Entry, Kind},
     types::Name,
 };

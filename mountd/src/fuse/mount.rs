@@ -1,0 +1,155 @@
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use fuser::{Config, MountOption, Session, SessionACL};
+use tokio::sync::mpsc::UnboundedReceiver;
+use twinshare::view::{Invalidation, View};
+
+use super::{adapter::Adapter, invalidate};
+
+/// Threads that take requests from the kernel. Two keep both cores of a small machine busy; more brought nothing.
+const THREADS: usize = 2;
+
+/// Why there is no mount.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MountError {
+    /// The folder to mount on isn't usable.
+    #[error("can't use {folder} as the mount point: {why}")]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What's wrong with it.
+        why: String,
+    },
+    /// The system refused.
+    #[error("mounting on {folder} failed ({hint})")]
+    Refused {
+        /// The folder.
+        folder: PathBuf,
+        /// What to do.
+        hint: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Where and how to mount.
+pub(crate) struct MountOptions {
+    /// The folder; made if it doesn't exist.
+    pub(crate) folder: PathBuf,
+    /// This host's name, shown as the source of the mount.
+    pub(crate) host: String,
+}
+
+/// A mounted view. Dropping it unmounts.
+pub(crate) struct Mount {
+    folder: PathBuf,
+    session: Option<JoinHandle<()>>,
+}
+
+impl Mount {
+    /// Mounts `view`; requests are served from now on.
+    pub(crate) fn new(
+        view: Arc<View>,
+        invalidations: UnboundedReceiver<Invalidation>,
+        options: &MountOptions,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<Self, MountError> {
+        let folder = prepare(&options.folder)?;
+        let mut config = Config::default();
+        config.mount_options = vec![
+            // The ':' makes desktops and indexers treat it as remote.
+            MountOption::FSName(format!("twinshare:{}", options.host.replace([',', ' '], "_"))),
+            MountOption::Subtype("twinshare".into()),
+            MountOption::RO,
+            MountOption::NoSuid,
+            MountOption::NoDev,
+            MountOption::NoAtime,
+            MountOption::DefaultPermissions,
+        ];
+        config.acl = SessionACL::Owner;
+        config.n_threads = Some(THREADS);
+        let refused =
+            |source: io::Error| MountError::Refused { folder: folder.clone(), hint: hint(&source), source };
+        let session = Session::new(Adapter::new(view, runtime), &folder, &config).map_err(refused)?;
+        invalidate::spawn(session.notifier(), invalidations).map_err(refused)?;
+        let thread = std::thread::Builder::new().name("fuse".into());
+        let session = thread
+            .spawn(move || {
+                if let Err(error) = session.run() {
+                    tracing::warn!(%error, "the mount ended");
+                }
+            })
+            .map_err(refused)?;
+        Ok(Self { folder: folder.clone(), session: Some(session) })
+    }
+
+    /// Unmounts; programs that still use the mount keep a dead view of it.
+    pub(crate) fn unmount(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        if let Err(error) = detach(&self.folder) {
+            tracing::warn!(%error, folder = %self.folder.display(), "unmounting failed");
+            return;
+        }
+        // While a program holds the mount the kernel keeps the session: its thread then ends with the process.
+        if session.is_finished() {
+            let _ = session.join();
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Makes the folder, clearing away a dead mount of an earlier daemon.
+fn prepare(folder: &Path) -> Result<PathBuf, MountError> {
+    let unusable = |why: String| MountError::Folder { folder: folder.to_path_buf(), why };
+    match std::fs::metadata(folder) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            tracing::info!(folder = %folder.display(), "clearing a dead mount away");
+            detach(folder).map_err(|error| unusable(format!("a dead mount is in the way: {error}")))?;
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error.to_string())),
+        _ => {}
+    }
+    std::fs::create_dir_all(folder).map_err(|error| unusable(error.to_string()))?;
+    let folder = folder.canonicalize().map_err(|error| unusable(error.to_string()))?;
+    let mut entries = std::fs::read_dir(&folder).map_err(|error| unusable(error.to_string()))?;
+    if entries.next().is_some() {
+        return Err(unusable("it isn't empty: choose another with --mount".into()));
+    }
+    Ok(folder)
+}
+
+/// Takes the mount out of the tree at once; it goes away when nobody uses it any more.
+fn detach(folder: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(folder, rustix::mount::UnmountFlags::DETACH) {
+        Ok(()) => return Ok(()),
+        Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // Only root may unmount directly; fusermount3 does it for the user who mounted.
+    let status = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(folder).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("fusermount3 ended with {status}"))) }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => "is the kernel module 'fuse' loaded, and the package fuse3 installed?",
+        Some(libc::EACCES | libc::EPERM) => "may this user open /dev/fuse, and is fusermount3 installed?",
+        _ => "`twinshare doctor` may know more",
+    }
+}

@@ -1,0 +1,115 @@
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::{
+    blob::{Blob, VerifiedBlob, VerifiedSlice},
+    types::{Digest, Name, WorkspaceId},
+};
+
+/// A piece of content that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Want {
+    /// A tree object, and as much of what lies below it as fits into one answer.
+    Tree(Digest),
+    /// A small blob.
+    Blob(Blob),
+    /// Some groups of a large blob.
+    Slice {
+        /// The blob.
+        blob: Blob,
+        /// Which groups.
+        groups: Range<u64>,
+    },
+    /// Bytes of a file that its owner hasn't hashed yet.
+    Pending {
+        /// The names from the workspace's root.
+        path: Vec<Name>,
+        /// The version that is meant.
+        token: u64,
+        /// The first byte.
+        offset: u64,
+        /// How many bytes.
+        length: u32,
+    },
+}
+
+impl Want {
+    /// How many bytes it will bring, about.
+    pub(super) fn cost(&self) -> u64 {
+        match self {
+            // Unknown before it's here: as much as a folder with its subfolders has, mostly.
+            Self::Tree(_) => 64 << 10,
+            Self::Blob(blob) => blob.size,
+            Self::Slice { groups, .. } => (groups.end - groups.start) * crate::blob::GROUP,
+            Self::Pending { length, .. } => (*length).into(),
+        }
+    }
+}
+
+/// A piece that arrived and is known to be right (pending bytes: as far as the connection to the owner can tell).
+#[derive(Debug, Clone)]
+pub enum Piece {
+    /// A tree object: the one asked for, or one below it.
+    Tree {
+        /// Its digest, checked.
+        digest: Digest,
+        /// Its bytes.
+        object: Bytes,
+    },
+    /// A small blob.
+    Blob(VerifiedBlob),
+    /// Groups of a large blob.
+    Slice(VerifiedSlice),
+    /// Bytes of a file that isn't hashed.
+    Pending(Bytes),
+}
+
+/// Why a holder doesn't give one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It doesn't have it.
+    Unknown,
+    /// The file has changed since.
+    Changed,
+    /// It can't read it.
+    Failed,
+}
+
+/// Why a holder gives nothing at all, or nothing more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HolderError {
+    /// It can't be reached, or the connection broke.
+    #[error("can't be reached: {0}")]
+    Unreachable(String),
+    /// It doesn't let this node read the workspace.
+    #[error("doesn't allow this node to read the workspace")]
+    Denied,
+    /// It sent something that it shouldn't.
+    #[error("misbehaves: {0}")]
+    Misbehaved(String),
+}
+
+/// Takes what a holder sends: for each piece the position of its want in the request.
+pub type Sink<'a> = &'a mut (dyn FnMut(usize, Result<Piece, Refused>) + Send);
+
+/// Somebody from whom content can be fetched.
+pub trait Holder: Send + Sync {
+    /// Asks for `wants` in one request and passes what comes to `sink`, in any order, as it arrives.
+    fn fetch<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+        wants: &'a [Want],
+        sink: Sink<'a>,
+    ) -> BoxFuture<'a, Result<(), HolderError>>;
+}
+
+/// Who holds what.
+pub trait Holders: Send + Sync {
+    /// Who may be asked for content of `workspace`, best first; the owner, if it can be reached at all, is among them.
+    fn holders(&self, workspace: &WorkspaceId) -> Vec<Arc<dyn Holder>>;
+
+    /// Asks the owner to let this node read `workspace`; what comes of it is seen in the catalogue.
+    fn knock(&self, workspace: &WorkspaceId);
+}
