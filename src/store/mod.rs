@@ -2,10 +2,25 @@
 //!
 //! A read-only trait first; writing and pruning widen it. Memory, disk and every decorator pass one contract suite.
 
+#[cfg(test)]
+mod contract;
+mod disk;
+mod fault;
+mod memory;
+
+use std::{
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
 use bytes::Bytes;
 
+pub use disk::{DiskLimits, DiskStore};
+pub use fault::{Call, FaultStore, Hold};
+pub use memory::MemoryStore;
+
 use crate::{
-    blob::{Blob, Groups, VerifiedBlob, VerifiedSlice},
+    blob::{Blob, Groups, VerifiedBlob, VerifiedSlice, encode_slice},
     types::Digest,
 };
 
@@ -18,6 +33,9 @@ pub enum StoreError {
     /// There's no space left, on the disk or within the limit.
     #[error("the cache is full")]
     Full,
+    /// Another process has the store open.
+    #[error("another process uses the store in {}", .0.display())]
+    InUse(PathBuf),
     /// The disk doesn't do what it should.
     #[error("the store can't {doing}")]
     Disk {
@@ -63,4 +81,32 @@ pub trait WriteStore: ReadStore {
 
     /// Returns when all that was put before is on the disk and recorded.
     fn flush(&self) -> Result<(), StoreError>;
+}
+
+/// What can be made smaller.
+pub trait PruneStore: WriteStore {
+    /// Bytes that the content takes.
+    fn used(&self) -> u64;
+
+    /// Forgets everything that the digest names, tree or blob, and frees its space.
+    fn remove(&self, digest: &Digest) -> Result<(), StoreError>;
+
+    /// Forgets what was used least recently until at most `bytes` are used: whole blobs first, trees when nothing else is left.
+    fn evict_to(&self, bytes: u64) -> Result<(), StoreError>;
+}
+
+/// Takes a lock that also a thread that panicked may have held.
+///
+/// Every critical section of this room leaves its data consistent at each point where it could panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A blob too large for a pack that came in one piece, as the slice of all its groups.
+fn whole_as_slice(blob: &VerifiedBlob) -> Result<VerifiedSlice, StoreError> {
+    let corrupt = |_| StoreError::Corrupt(blob.digest());
+    let named = Blob { digest: blob.digest(), size: blob.bytes().len() as u64 };
+    let outboard = crate::blob::hash_bytes(blob.bytes()).outboard;
+    let encoded = encode_slice(named, 0..named.groups(), &blob.bytes()[..], &outboard).map_err(corrupt)?;
+    VerifiedSlice::verify(named, 0..named.groups(), &encoded).map_err(corrupt)
 }

@@ -1,0 +1,253 @@
+//! The index: where each piece lies, and which groups of large blobs are held.
+
+use std::{collections::HashMap, path::Path, sync::LazyLock};
+
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::pack::{PackedKey, Place};
+use crate::{
+    blob::{Blob, Groups},
+    store::StoreError,
+    types::Digest,
+};
+
+/// (kind, digest) to (pack, offset, length, last use).
+const PACKED: TableDefinition<'static, (u8, &[u8; 32]), (u32, u64, u32, u64)> =
+    TableDefinition::new("packed");
+/// (digest, size) to (last use, ranges of held groups).
+const LARGE: TableDefinition<'static, (&[u8; 32], u64), (u64, Vec<(u64, u64)>)> =
+    TableDefinition::new("large");
+/// The layout's version, and the clock of uses.
+const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
+
+const VERSION: u64 = 1;
+
+/// The database's own cache, in bytes: the kernel caches its file anyway.
+const CACHE: usize = 16 << 20;
+
+#[derive(Debug)]
+pub(super) struct Index {
+    database: Database,
+}
+
+/// A row about a large blob.
+#[derive(Debug, Clone)]
+pub(super) struct LargeRow {
+    pub(super) last_use: u64,
+    pub(super) held: Groups,
+}
+
+/// What a commit changes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Changes<'a> {
+    /// New places with their last use, or none for pieces that are no longer held.
+    pub(super) packed: &'a HashMap<PackedKey, Option<(Place, u64)>>,
+    /// New last uses of pieces that stay where they are.
+    pub(super) touched: &'a HashMap<PackedKey, u64>,
+    /// New rows; one that holds nothing is deleted.
+    pub(super) large: &'a [(Blob, LargeRow)],
+    pub(super) clock: u64,
+}
+
+static NO_PLACES: LazyLock<HashMap<PackedKey, Option<(Place, u64)>>> = LazyLock::new(HashMap::new);
+static NO_USES: LazyLock<HashMap<PackedKey, u64>> = LazyLock::new(HashMap::new);
+
+impl Changes<'_> {
+    /// Nothing, with the clock at zero.
+    pub(super) fn none() -> Self {
+        Self { packed: &NO_PLACES, touched: &NO_USES, large: &[], clock: 0 }
+    }
+}
+
+impl Index {
+    /// Opens the index; none when it is missing, of another version or unreadable.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>, StoreError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let opened = Builder::new().set_cache_size(CACHE).open(path).map_err(redb::Error::from);
+        let index = match opened {
+            Ok(database) => Self { database },
+            Err(error) if is_damage(&error) => return Ok(None),
+            Err(error) => return Err(failed("be opened")(error)),
+        };
+        match index.meta("version") {
+            Ok(Some(VERSION)) => Ok(Some(index)),
+            Ok(_) => Ok(None),
+            Err(error) if is_damage(&error) => Ok(None),
+            Err(error) => Err(failed("be opened")(error)),
+        }
+    }
+
+    /// Makes an empty index. Its version is only written by [`Index::finish`], so that one that was being rebuilt is rebuilt anew.
+    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
+        let created = Builder::new().set_cache_size(CACHE).create(path).map_err(redb::Error::from);
+        let index = Self { database: created.map_err(failed("be made"))? };
+        index.commit(&Changes::none())?;
+        Ok(index)
+    }
+
+    /// Marks a new index as holding all there is.
+    pub(super) fn finish(&self) -> Result<(), StoreError> {
+        let write = || -> Result<(), redb::Error> {
+            let transaction = self.database.begin_write()?;
+            transaction.open_table(META)?.insert("version", VERSION)?;
+            transaction.commit()?;
+            Ok(())
+        };
+        write().map_err(failed("be made"))
+    }
+
+    fn meta(&self, name: &str) -> Result<Option<u64>, redb::Error> {
+        match self.database.begin_read()?.open_table(META) {
+            Ok(table) => Ok(table.get(name)?.map(|value| value.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The clock of uses at the last commit.
+    pub(super) fn clock(&self) -> Result<u64, StoreError> {
+        Ok(self.meta("clock").map_err(failed("be read"))?.unwrap_or(0))
+    }
+
+    pub(super) fn packed(&self, key: &PackedKey) -> Result<Option<Place>, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(PACKED)?;
+            Ok(table.get((key.kind as u8, key.digest.as_bytes()))?.map(|row| {
+                let (pack, offset, length, _) = row.value();
+                Place { pack, offset, length }
+            }))
+        };
+        read().map_err(failed("be read"))
+    }
+
+    pub(super) fn large(&self, blob: &Blob) -> Result<Option<LargeRow>, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(LARGE)?;
+            Ok(table.get((blob.digest.as_bytes(), blob.size))?.map(|row| row_of(row.value())))
+        };
+        read().map_err(failed("be read"))
+    }
+
+    /// The blobs of this digest, true to it or not, of which something is held.
+    pub(super) fn sizes(&self, digest: &Digest) -> Result<Vec<Blob>, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(LARGE)?;
+            let rows = table.range((digest.as_bytes(), 0)..=(digest.as_bytes(), u64::MAX))?;
+            rows.map(|row| Ok(Blob { digest: *digest, size: row?.0.value().1 })).collect()
+        };
+        read().map_err(failed("be read"))
+    }
+
+    /// Calls `each` for every packed piece.
+    pub(super) fn each_packed(&self, mut each: impl FnMut(PackedKey, Place, u64)) -> Result<(), StoreError> {
+        let mut read = || -> Result<(), redb::Error> {
+            for row in self.database.begin_read()?.open_table(PACKED)?.iter()? {
+                let (key, value) = row?;
+                let (kind, digest) = key.value();
+                let (pack, offset, length, last_use) = value.value();
+                if let Some(key) = PackedKey::parse(kind, Digest::from_bytes(*digest)) {
+                    each(key, Place { pack, offset, length }, last_use);
+                }
+            }
+            Ok(())
+        };
+        read().map_err(failed("be read"))
+    }
+
+    /// Calls `each` for every large blob.
+    pub(super) fn each_large(&self, mut each: impl FnMut(Blob, LargeRow)) -> Result<(), StoreError> {
+        let mut read = || -> Result<(), redb::Error> {
+            for row in self.database.begin_read()?.open_table(LARGE)?.iter()? {
+                let (key, value) = row?;
+                let (digest, size) = key.value();
+                each(Blob { digest: Digest::from_bytes(*digest), size }, row_of(value.value()));
+            }
+            Ok(())
+        };
+        read().map_err(failed("be read"))
+    }
+
+    /// Records the changes, all or none, and returns when they are on the disk.
+    pub(super) fn commit(&self, changes: &Changes<'_>) -> Result<(), StoreError> {
+        let write = || -> Result<(), redb::Error> {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_quick_repair(true);
+            {
+                let mut packed = transaction.open_table(PACKED)?;
+                for (key, change) in changes.packed {
+                    let row = (key.kind as u8, key.digest.as_bytes());
+                    match change {
+                        Some((place, last_use)) => {
+                            packed.insert(row, (place.pack, place.offset, place.length, *last_use))?;
+                        }
+                        None => drop(packed.remove(row)?),
+                    }
+                }
+                for (key, last_use) in changes.touched {
+                    let row = (key.kind as u8, key.digest.as_bytes());
+                    let found = packed.get(row)?.map(|found| found.value());
+                    if let Some((pack, offset, length, _)) = found {
+                        packed.insert(row, (pack, offset, length, *last_use))?;
+                    }
+                }
+                let mut large = transaction.open_table(LARGE)?;
+                for (blob, row) in changes.large {
+                    let key = (blob.digest.as_bytes(), blob.size);
+                    if row.held.is_empty() {
+                        large.remove(key)?;
+                    } else {
+                        let bounds = row
+                            .held
+                            .boundaries()
+                            .chunks(2)
+                            .filter_map(|pair| Some((*pair.first()?, *pair.get(1)?)));
+                        large.insert(key, (row.last_use, bounds.collect::<Vec<_>>()))?;
+                    }
+                }
+                transaction.open_table(META)?.insert("clock", changes.clock)?;
+            }
+            transaction.commit()?;
+            Ok(())
+        };
+        write().map_err(failed("be written"))
+    }
+}
+
+fn row_of((last_use, bounds): (u64, Vec<(u64, u64)>)) -> LargeRow {
+    let mut held = Groups::empty();
+    for (start, end) in bounds.into_iter().filter(|(start, end)| start < end) {
+        held |= Groups::from(start..end);
+    }
+    LargeRow { last_use, held }
+}
+
+/// Whether the file's content is to blame, rather than the disk or the process.
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Io(error) => {
+            matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
+        }
+        redb::Error::Corrupted(_)
+        | redb::Error::RepairAborted
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TypeDefinitionChanged { .. } => true,
+        _ => false,
+    }
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(redb::Error) -> StoreError {
+    move |error| match error {
+        redb::Error::Io(source)
+            if matches!(
+                source.kind(),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            ) =>
+        {
+            StoreError::Full
+        }
+        error => StoreError::Index { doing, why: error.to_string() },
+    }
+}

@@ -1,0 +1,139 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Mutex,
+};
+
+use bytes::Bytes;
+
+use super::{PruneStore, ReadStore, StoreError, WriteStore, lock, whole_as_slice};
+use crate::{
+    blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice},
+    types::Digest,
+};
+
+/// A store that lives as long as the process: for tests and for what is never kept.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    content: Mutex<Content>,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    trees: HashMap<Digest, Bytes>,
+    blobs: HashMap<Digest, Bytes>,
+    large: HashMap<Blob, BTreeMap<u64, Bytes>>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl ReadStore for MemoryStore {
+    fn tree(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+        Ok(lock(&self.content).trees.get(digest).cloned())
+    }
+
+    fn held(&self, blob: &Blob) -> Result<Groups, StoreError> {
+        let content = lock(&self.content);
+        if blob.is_whole() {
+            let held = content.blobs.get(&blob.digest).is_some_and(|bytes| bytes.len() as u64 == blob.size);
+            return Ok(if held { Groups::from(0..blob.groups()) } else { Groups::empty() });
+        }
+        let mut held = Groups::empty();
+        for group in content.large.get(blob).into_iter().flat_map(BTreeMap::keys) {
+            held |= Groups::from(*group..group + 1);
+        }
+        Ok(held)
+    }
+
+    fn read_at(&self, blob: &Blob, offset: u64, buffer: &mut [u8]) -> Result<bool, StoreError> {
+        if buffer.is_empty() {
+            return Ok(true);
+        }
+        let Some(end) = offset.checked_add(buffer.len() as u64).filter(|end| *end <= blob.size) else {
+            return Ok(false);
+        };
+        let content = lock(&self.content);
+        if blob.is_whole() {
+            let Some(bytes) = content.blobs.get(&blob.digest).filter(|bytes| bytes.len() as u64 == blob.size)
+            else {
+                return Ok(false);
+            };
+            buffer.copy_from_slice(&bytes[offset as usize..end as usize]);
+            return Ok(true);
+        }
+        let Some(groups) = content.large.get(blob) else { return Ok(false) };
+        for group in blob.touched(offset, end) {
+            let Some(bytes) = groups.get(&group) else { return Ok(false) };
+            let start = group * GROUP;
+            let from = offset.max(start);
+            let to = end.min(start + bytes.len() as u64);
+            buffer[(from - offset) as usize..(to - offset) as usize]
+                .copy_from_slice(&bytes[(from - start) as usize..(to - start) as usize]);
+        }
+        Ok(true)
+    }
+}
+
+impl WriteStore for MemoryStore {
+    fn put_tree(&self, digest: Digest, object: &[u8]) -> Result<(), StoreError> {
+        if Digest::of(object) != digest {
+            return Err(StoreError::Corrupt(digest));
+        }
+        lock(&self.content).trees.insert(digest, Bytes::copy_from_slice(object));
+        Ok(())
+    }
+
+    fn put_blob(&self, blob: &VerifiedBlob) -> Result<(), StoreError> {
+        let named = Blob { digest: blob.digest(), size: blob.bytes().len() as u64 };
+        if !named.is_whole() {
+            return self.put_slice(&whole_as_slice(blob)?);
+        }
+        lock(&self.content).blobs.insert(named.digest, blob.bytes().clone());
+        Ok(())
+    }
+
+    fn put_slice(&self, slice: &VerifiedSlice) -> Result<(), StoreError> {
+        let mut content = lock(&self.content);
+        let groups = content.large.entry(slice.blob()).or_default();
+        groups.extend(slice.groups().zip(slice.leaves().iter().cloned()));
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl PruneStore for MemoryStore {
+    fn used(&self) -> u64 {
+        let content = lock(&self.content);
+        let whole = content.trees.values().chain(content.blobs.values());
+        let all = whole.chain(content.large.values().flat_map(BTreeMap::values));
+        all.map(|bytes| bytes.len() as u64).sum()
+    }
+
+    fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
+        let mut content = lock(&self.content);
+        content.trees.remove(digest);
+        content.blobs.remove(digest);
+        content.large.retain(|blob, _| blob.digest != *digest);
+        Ok(())
+    }
+
+    /// Memory keeps no order of use: blobs go before trees, otherwise any.
+    fn evict_to(&self, bytes: u64) -> Result<(), StoreError> {
+        while self.used() > bytes {
+            let content = lock(&self.content);
+            let blob =
+                content.large.keys().map(|blob| blob.digest).chain(content.blobs.keys().copied()).next();
+            let Some(next) = blob.or_else(|| content.trees.keys().next().copied()) else { break };
+            drop(content);
+            self.remove(&next)?;
+        }
+        Ok(())
+    }
+}
