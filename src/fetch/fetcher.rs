@@ -62,7 +62,8 @@ impl Fetcher {
             match self.store.tree(digest) {
                 Ok(Some(object)) => return Ok(object),
                 Ok(None) => {
-                    self.lane(workspace).whole(*digest, Want::Tree(*digest), Class::Demand).wait().await?
+                    let ticket = self.lane(workspace).whole(*digest, Want::Tree(*digest), Class::Demand);
+                    ticket.map_err(|error| failed(&error))?.wait().await?;
                 }
                 Err(StoreError::Corrupt(digest)) => tracing::warn!(%digest, "a stored folder was damaged"),
                 Err(error) => return Err(failed(&error)),
