@@ -3,32 +3,47 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Why the node didn't do what was asked: a problem document (RFC 9457).
-///
-/// `error` repeats `detail`, for clients of the API's predecessor; `remedy` is ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Document", into = "Document")]
 pub struct Problem {
-    #[serde(rename = "type")]
+    status: u16,
+    title: String,
+    detail: String,
+    remedy: Option<String>,
+}
+
+/// A problem as JSON: `error` repeats `detail`, for clients of the API's predecessor; `remedy` is ours.
+#[derive(Serialize, Deserialize)]
+struct Document {
+    #[serde(rename = "type", default)]
     kind: String,
     title: String,
     status: u16,
     detail: String,
+    #[serde(default)]
     error: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
 }
 
+impl From<Document> for Problem {
+    fn from(document: Document) -> Self {
+        let Document { title, status, detail, remedy, .. } = document;
+        Self { status, title, detail, remedy }
+    }
+}
+
+impl From<Problem> for Document {
+    fn from(problem: Problem) -> Self {
+        let Problem { status, title, detail, remedy } = problem;
+        Self { kind: "about:blank".to_owned(), title, status, error: detail.clone(), detail, remedy }
+    }
+}
+
 impl Problem {
     /// A problem of this HTTP status. `title` is the status in words, `detail` what failed and why.
     pub fn new(status: u16, title: &str, detail: impl fmt::Display) -> Self {
-        let detail = detail.to_string();
-        Self {
-            kind: "about:blank".to_owned(),
-            title: title.to_owned(),
-            status,
-            error: detail.clone(),
-            detail,
-            remedy: None,
-        }
+        Self { status, title: title.to_owned(), detail: detail.to_string(), remedy: None }
     }
 
     /// What was sent makes no sense (400).

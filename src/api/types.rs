@@ -318,8 +318,7 @@ pub struct LaunchRequest {
     pub host: HostName,
     /// The workspace.
     pub workspace: WorkspaceName,
-    /// The program and its arguments; a shell when empty.
-    #[serde(default)]
+    /// The program and its arguments; never empty.
     pub command: Vec<RawText>,
     /// Whether it may use the network.
     #[serde(default)]

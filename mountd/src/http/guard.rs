@@ -37,7 +37,11 @@ impl Guard {
         match only(headers, &HOST) {
             Ok(Some(host)) if ours(host) => {}
             _ => {
-                return Some(Problem::new(421, "Misdirected Request", "this is no server for that host name"));
+                return Some(Problem::new(
+                    421,
+                    "Misdirected Request",
+                    "this is no server for that host name",
+                ));
             }
         }
         match only(headers, &ORIGIN) {

@@ -164,6 +164,9 @@ async fn launch<C: Control>(
     State(node): Node<C>,
     Body(request): Body<LaunchRequest>,
 ) -> Result<Json<LaunchPlan>, Failure> {
+    if request.command.is_empty() {
+        return Err(Problem::invalid("the command of a launch can't be empty").into());
+    }
     Ok(Json(node.launch(request).await?))
 }
 

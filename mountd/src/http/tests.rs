@@ -390,6 +390,7 @@ async fn failures_are_problem_documents() {
         ("POST", &format!("/api/v1/requests/lab/{peer}"), r#"{"decision": "perhaps"}"#, 422),
         ("GET", "/api/v1/files", "", 400),
         ("GET", "/api/v1/files?path=owner/lab/../x", "", 400),
+        ("POST", "/api/v1/launches", r#"{"host": "owner", "workspace": "lab", "command": []}"#, 400),
         ("POST", "/api/v1/launches", &" ".repeat(BODY_LIMIT + 1), 413),
     ] {
         let (status, answer) = served.raw(method, path, &json, body).await;
