@@ -1,3 +1,6 @@
-//! The twinshare node.
+//! The node daemon: the only place that wires the rooms together.
+
 mod fuse;
+mod http;
+
 fn main() {}

@@ -1,1 +1,40 @@
-//! (empty)
+//! The control API: how the CLI and the browser talk to this machine's node.
+//!
+//! HTTP/1.1 with JSON on 127.0.0.1, below [`PREFIX`]. The port and the bearer token stand in a file that only the node's
+//! user can read ([`Endpoint`]). The node answers through [`Control`], programs ask through [`Client`]; both speak
+//! the same types, and every failure is a [`Problem`].
+
+mod address;
+mod client;
+mod control;
+mod daemon;
+mod endpoint;
+mod path;
+mod paths;
+mod problem;
+mod text;
+mod types;
+
+pub use address::{AddressError, PeerAddress};
+pub use client::{Client, ClientError};
+pub use control::Control;
+pub use daemon::{DaemonArguments, NodeOptions};
+pub use endpoint::{Claim, Endpoint, EndpointError, Token};
+pub use path::{FilePath, FilePathError};
+pub use paths::Paths;
+pub use problem::Problem;
+pub use text::RawText;
+pub use types::{
+    Access, AccessRequest, CacheUse, Decision, FileEntry, FileKind, Finding, Host, Join, Judgement,
+    LaunchPlan, LaunchRequest, LeftOut, Peer, PeerSource, PeerState, Progress, Share, ShareRequest, Status,
+    Workspace,
+};
+
+/// The control API's port; the node takes another when it isn't free.
+pub const CONTROL_PORT: u16 = 37779;
+
+/// What every path of the API begins with.
+pub const PREFIX: &str = "/api/v1";
+
+/// The longest request body, in bytes.
+pub const BODY_LIMIT: usize = 1024 * 1024;

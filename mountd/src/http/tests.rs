@@ -1,0 +1,433 @@
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{Notify, oneshot},
+};
+use twinshare::{
+    api::{
+        Access, AccessRequest, BODY_LIMIT, CacheUse, Claim, Client, ClientError, Decision, Endpoint,
+        FileEntry, FileKind, FilePath, Finding, Host, LaunchPlan, LaunchRequest, LeftOut, Peer, PeerAddress,
+        PeerSource, PeerState, Problem, Progress, RawText, Share, ShareRequest, Status, Workspace,
+    },
+    types::{Digest, Name, NodeId, Timestamp, WorkspaceId, WorkspaceName},
+};
+
+use super::*;
+
+/// A node that knows one of everything and remembers what it was asked.
+#[derive(Default)]
+struct FakeNode {
+    asked: Mutex<Vec<String>>,
+    stopped: Notify,
+    stuck: AtomicBool,
+}
+
+fn a_status() -> Status {
+    Status {
+        node: NodeId::from_bytes([1; 32]),
+        hostname: "owner".parse().unwrap(),
+        version: "0.1.0".to_owned(),
+        mount: "/m".into(),
+        mounted: true,
+        share_port: 37778,
+        control_port: 37779,
+        workspaces_shared: 1,
+        peers_online: 2,
+        cache: CacheUse { used: 3, limit: 4 },
+        uptime_s: 5,
+    }
+}
+
+fn a_share() -> Share {
+    Share {
+        id: WorkspaceId::from_bytes([2; 16]),
+        name: "lab".parse().unwrap(),
+        path: "/w/lab".into(),
+        access: Access::Public,
+        snapshot: Some(Digest::of(b"lab")),
+        provisional: false,
+        sequence: 7,
+        files: 8,
+        bytes: 9,
+        left_out: LeftOut { count: 1, examples: vec![".env".into()] },
+        progress: Progress { files: 8, bytes: 9, hashed_files: 8, hashed_bytes: 9 },
+    }
+}
+
+fn a_host() -> Host {
+    Host {
+        name: "owner".parse().unwrap(),
+        id: NodeId::from_bytes([1; 32]),
+        local: false,
+        state: PeerState::Online,
+        address: Some("10.0.0.1:37778".parse().unwrap()),
+        version: "0.1.0".to_owned(),
+        last_seen: None,
+        workspaces: vec![Workspace {
+            id: WorkspaceId::from_bytes([2; 16]),
+            name: "lab".parse().unwrap(),
+            description: "a lab".to_owned(),
+            tags: vec!["gpu".to_owned()],
+            snapshot: None,
+            provisional: true,
+            sequence: 7,
+            files: 8,
+            bytes: 9,
+            access: Access::Ask,
+            allowed: false,
+            path: "/w/lab".into(),
+            environments: vec!["default".to_owned()],
+        }],
+    }
+}
+
+fn an_entry() -> FileEntry {
+    let time = Timestamp { seconds: 1_700_000_000, nanoseconds: 5 };
+    FileEntry::new(
+        &Name::new(&b"caf\xe9"[..]).unwrap(),
+        FileKind::Symlink,
+        3,
+        0o777,
+        time,
+        Some("../x".into()),
+    )
+}
+
+fn a_peer() -> Peer {
+    Peer {
+        id: Some(NodeId::from_bytes([1; 32])),
+        host: Some("owner".parse().unwrap()),
+        address: "10.0.0.1:37778".to_owned(),
+        state: PeerState::Away,
+        source: PeerSource::Address,
+        version: "0.1.0".to_owned(),
+        last_seen: None,
+        alerts: vec!["its clock is wrong".to_owned()],
+    }
+}
+
+impl FakeNode {
+    fn note(&self, what: impl Into<String>) {
+        self.asked.lock().unwrap().push(what.into());
+    }
+}
+
+impl Control for FakeNode {
+    async fn status(&self) -> Status {
+        if self.stuck.load(Ordering::SeqCst) {
+            self.note("stuck");
+            std::future::pending::<()>().await;
+        }
+        a_status()
+    }
+    fn shutdown(&self) {
+        self.note("shutdown");
+        self.stopped.notify_one();
+    }
+    async fn shares(&self) -> Vec<Share> {
+        vec![a_share()]
+    }
+    async fn share(&self, request: ShareRequest) -> Result<Share, Problem> {
+        self.note(format!("share {} {:?} {:?} {}", request.path, request.name, request.access, request.wait));
+        Ok(a_share())
+    }
+    async fn unshare(&self, name: WorkspaceName) -> Result<(), Problem> {
+        self.note(format!("unshare {name}"));
+        Err(Problem::missing("no such share").with_remedy("look at 'twinshare ls'"))
+    }
+    async fn hosts(&self) -> Vec<Host> {
+        vec![a_host()]
+    }
+    async fn files(&self, path: FilePath) -> Result<Vec<FileEntry>, Problem> {
+        self.note(format!("files {path:?}"));
+        Ok(vec![an_entry()])
+    }
+    async fn peers(&self) -> Vec<Peer> {
+        vec![a_peer()]
+    }
+    async fn add_peer(&self, address: PeerAddress) -> Result<Peer, Problem> {
+        self.note(format!("peer {address}"));
+        Ok(a_peer())
+    }
+    async fn requests(&self) -> Vec<AccessRequest> {
+        vec![AccessRequest {
+            workspace: "lab".parse().unwrap(),
+            peer: NodeId::from_bytes([1; 32]),
+            host: "guest".parse().unwrap(),
+            address: None,
+            fingerprint: "0101 0101".to_owned(),
+            asked: "2026-01-02T03:04:05Z".parse().unwrap(),
+        }]
+    }
+    async fn decide(
+        &self,
+        workspace: WorkspaceName,
+        peer: NodeId,
+        decision: Decision,
+    ) -> Result<(), Problem> {
+        self.note(format!("decide {workspace} {} {decision:?}", peer.short()));
+        Ok(())
+    }
+    async fn launch(&self, request: LaunchRequest) -> Result<LaunchPlan, Problem> {
+        self.note(format!("launch {}/{} {:?}", request.host, request.workspace, request.command));
+        Ok(LaunchPlan {
+            program: "/usr/bin/bwrap".into(),
+            arguments: request.command,
+            environment: request.environment,
+        })
+    }
+    async fn doctor(&self) -> Vec<Finding> {
+        vec![Finding::missing("fuse", "no /dev/fuse", "modprobe fuse")]
+    }
+}
+
+/// A server over a fake node, stopped when it is dropped.
+struct Served {
+    node: Arc<FakeNode>,
+    client: Client,
+    port: u16,
+    token: Token,
+    task: tokio::task::JoinHandle<io::Result<()>>,
+    stop: oneshot::Sender<()>,
+}
+
+async fn served() -> Served {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let node = Arc::new(FakeNode::default());
+    let token = Token::random();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = tokio::spawn(serve(listener, token.clone(), node.clone(), async { drop(stopped.await) }));
+    let client = Client::new(Endpoint { port, token: token.clone(), pid: 0 }).unwrap();
+    Served { node, client, port, token, task, stop }
+}
+
+impl Served {
+    /// Sends one request as it stands and gives the answer's status and text.
+    async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+        let mut request =
+            format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        request += "\r\n";
+        request += body;
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.unwrap();
+        // A server that has answered already may refuse the rest of the body.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.unwrap_or_else(|| panic!("no answer: {answer:?}")), answer)
+    }
+
+    fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.token.secret())
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.node.asked.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn every_endpoint_answers_the_client() {
+    let served = served().await;
+    let client = &served.client;
+    assert_eq!(client.status().await.unwrap(), a_status());
+    assert_eq!(client.shares().await.unwrap(), [a_share()]);
+    let request = ShareRequest {
+        path: "/w/lab".into(),
+        name: Some("lab".parse().unwrap()),
+        access: Some(Access::Public),
+        wait: true,
+    };
+    assert_eq!(client.share(&request).await.unwrap(), a_share());
+    let Err(ClientError::Problem(problem)) =
+        client.unshare(&"a b/?%".replace('/', "-").parse().unwrap()).await
+    else {
+        panic!("expected a problem")
+    };
+    assert_eq!((problem.status(), problem.detail()), (404, "no such share"));
+    assert_eq!(problem.remedy(), Some("look at 'twinshare ls'"));
+    assert_eq!(client.hosts().await.unwrap(), [a_host()]);
+    let path = FilePath::parse(b"owner/lab/caf\xe9").unwrap();
+    let entries = client.files(&path).await.unwrap();
+    assert_eq!(entries, [an_entry()]);
+    assert_eq!(entries[0].name_base64.as_deref(), Some("Y2Fm6Q=="));
+    assert_eq!(client.peers().await.unwrap(), [a_peer()]);
+    assert_eq!(client.add_peer("10.0.0.1:9".parse().unwrap()).await.unwrap(), a_peer());
+    assert_eq!(client.requests().await.unwrap()[0].fingerprint, "0101 0101");
+    let peer = NodeId::from_bytes([0xab; 32]);
+    client.decide(&"lab".parse().unwrap(), peer, Decision::Deny).await.unwrap();
+    let launch = LaunchRequest {
+        host: "owner".parse().unwrap(),
+        workspace: "lab".parse().unwrap(),
+        command: vec!["python".into(), "-V".into()],
+        network: false,
+        terminal: false,
+        environment: [("TERM".to_owned(), RawText::from("xterm"))].into(),
+    };
+    let plan = client.launch(&launch).await.unwrap();
+    assert_eq!((plan.arguments, plan.environment), (launch.command, launch.environment));
+    assert_eq!(client.doctor().await.unwrap()[0].check, "fuse");
+    client.shutdown().await.unwrap();
+    served.node.stopped.notified().await;
+    assert_eq!(
+        served.asked(),
+        [
+            "share /w/lab Some(WorkspaceName(\"lab\")) Some(Public) true".to_owned(),
+            "unshare a b-?%".to_owned(),
+            format!("files {path:?}"),
+            "peer 10.0.0.1:9".to_owned(),
+            "decide lab abababab Deny".to_owned(),
+            "launch owner/lab [RawText(\"python\"), RawText(\"-V\")]".to_owned(),
+            "shutdown".to_owned(),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn case_45_only_our_own_host_names_are_served() {
+    let served = served().await;
+    let (host, bearer) = (served.host(), served.bearer());
+    let path = "/api/v1/status";
+    for good in [host.clone(), format!("localhost:{}", served.port), format!("[::1]:{}", served.port)] {
+        let (status, _) = served.raw("GET", path, &[("Host", &good), ("Authorization", &bearer)], "").await;
+        assert_eq!(status, 200, "{good}");
+    }
+    let other_port = format!("127.0.0.1:{}", served.port ^ 1);
+    for bad in ["evil.test", "127.0.0.1", "", &format!("evil.test:{}", served.port), &other_port] {
+        let (status, _) = served.raw("GET", path, &[("Host", bad), ("Authorization", &bearer)], "").await;
+        assert!((400..500).contains(&status), "{bad:?}: {status}");
+    }
+    let twice = [("Host", host.as_str()), ("Host", "evil.test"), ("Authorization", bearer.as_str())];
+    assert!((400..500).contains(&served.raw("GET", path, &twice, "").await.0));
+    assert!((400..500).contains(&served.raw("GET", path, &[("Authorization", &bearer)], "").await.0));
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_are_refused() {
+    let served = served().await;
+    let (host, bearer) = (served.host(), served.bearer());
+    for (origin, expected) in [
+        (format!("http://{host}"), 200),
+        (format!("http://localhost:{}", served.port), 200),
+        (format!("https://{host}"), 403),
+        ("http://evil.test".to_owned(), 403),
+        (format!("http://evil.test#http://{host}"), 403),
+        ("null".to_owned(), 403),
+    ] {
+        let headers = [("Host", host.as_str()), ("Authorization", &bearer), ("Origin", &origin)];
+        let (status, answer) = served.raw("GET", "/api/v1/status", &headers, "").await;
+        assert_eq!(status, expected, "{origin}");
+        assert!(!answer.to_lowercase().contains("access-control-"), "{answer}");
+    }
+    let preflight = [("Host", host.as_str()), ("Origin", "http://evil.test")];
+    assert_eq!(served.raw("OPTIONS", "/api/v1/status", &preflight, "").await.0, 403);
+}
+
+#[tokio::test]
+async fn nothing_is_answered_without_the_token() {
+    let served = served().await;
+    let host = served.host();
+    let secret = served.token.secret();
+    let wrong = Token::random();
+    for header in [
+        None,
+        Some(String::new()),
+        Some(secret.to_owned()),
+        Some("Bearer".to_owned()),
+        Some(format!("Bearer {}", wrong.secret())),
+        Some(format!("Bearer {}", &secret[..63])),
+        Some(format!("Basic {secret}")),
+    ] {
+        let mut headers = vec![("Host", host.as_str())];
+        headers.extend(header.as_deref().map(|value| ("Authorization", value)));
+        for path in ["/api/v1/status", "/nothing"] {
+            let (status, answer) = served.raw("GET", path, &headers, "").await;
+            assert_eq!(status, 401, "{header:?}");
+            assert!(answer.to_lowercase().contains("www-authenticate: bearer"), "{answer}");
+        }
+    }
+    assert!(matches!(
+        Client::new(Endpoint { port: served.port, token: wrong, pid: 0 }).unwrap().status().await,
+        Err(ClientError::Problem(problem)) if problem.status() == 401
+    ));
+}
+
+#[tokio::test]
+async fn failures_are_problem_documents() {
+    let served = served().await;
+    let (host, bearer) = (served.host(), served.bearer());
+    let json = [("Host", host.as_str()), ("Authorization", &bearer), ("Content-Type", "application/json")];
+    let peer = NodeId::from_bytes([1; 32]);
+    for (method, path, body, expected) in [
+        ("GET", "/", "", 404),
+        ("GET", "/api/v1/nothing", "", 404),
+        ("GET", "/api/v2/status", "", 404),
+        ("PUT", "/api/v1/status", "", 405),
+        ("POST", "/api/v1/shares", "{", 400),
+        ("POST", "/api/v1/shares", "{}", 422),
+        ("POST", "/api/v1/shares", r#"{"path": "relative"}"#, 400),
+        ("POST", "/api/v1/shares", r#"{"path": "/w", "name": "../up"}"#, 422),
+        ("DELETE", "/api/v1/shares/%2e%2e", "", 400),
+        ("POST", "/api/v1/peers", r#"{"address": "a b"}"#, 422),
+        ("POST", "/api/v1/requests/lab/short", r#"{"decision": "allow"}"#, 400),
+        ("POST", &format!("/api/v1/requests/lab/{peer}"), r#"{"decision": "perhaps"}"#, 422),
+        ("GET", "/api/v1/files", "", 400),
+        ("GET", "/api/v1/files?path=owner/lab/../x", "", 400),
+        ("POST", "/api/v1/launches", r#"{"host": "owner", "workspace": "lab", "command": []}"#, 400),
+        ("POST", "/api/v1/launches", &" ".repeat(BODY_LIMIT + 1), 413),
+    ] {
+        let (status, answer) = served.raw(method, path, &json, body).await;
+        assert_eq!(status, expected, "{method} {path}: {answer}");
+        assert!(answer.contains("application/problem+json"), "{answer}");
+        let (_, document) = answer.split_once("\r\n\r\n").unwrap();
+        let document: serde_json::Value = serde_json::from_str(document).unwrap();
+        assert_eq!(document["status"], expected);
+        assert_eq!(document["error"], document["detail"]);
+    }
+    let form = [("Host", host.as_str()), ("Authorization", &bearer), ("Content-Type", "text/plain")];
+    assert_eq!(served.raw("POST", "/api/v1/shares", &form, r#"{"path": "/w"}"#).await.0, 415);
+    assert!(served.asked().is_empty());
+}
+
+#[tokio::test]
+async fn the_server_ends_although_a_request_hangs() {
+    let served = served().await;
+    served.node.stuck.store(true, Ordering::SeqCst);
+    let client = served.client.clone();
+    let hanging = tokio::spawn(async move { client.status().await });
+    while served.asked().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    served.stop.send(()).unwrap();
+    served.task.await.unwrap().unwrap();
+    drop(hanging);
+}
+
+#[tokio::test]
+async fn a_published_node_is_found() {
+    let served = served().await;
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(Client::find(dir.path()), Err(ClientError::NotRunning)));
+    let claim = Claim::take(dir.path()).unwrap();
+    claim.publish(served.port, &served.token).unwrap();
+    assert_eq!(Client::find(dir.path()).unwrap().status().await.unwrap(), a_status());
+    drop(claim);
+    assert!(matches!(Client::find(dir.path()), Err(ClientError::NotRunning)));
+}

@@ -1,0 +1,230 @@
+use std::{path::Path, time::Duration};
+
+use reqwest::{Method, Url};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    AccessRequest, Decision, Endpoint, EndpointError, FileEntry, FilePath, Finding, Host, Join, Judgement,
+    LaunchPlan, LaunchRequest, PREFIX, Peer, PeerAddress, Problem, Share, ShareRequest, Status,
+};
+use crate::types::{NodeId, WorkspaceName};
+
+/// How long the node may take to answer what it does at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why the node didn't answer as hoped.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No node runs here.
+    #[error("no node is running")]
+    NotRunning,
+    /// Where the node is can't be found out.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The node doesn't answer, or not in HTTP and JSON.
+    #[error("the node on port {port} doesn't answer: {why}")]
+    Unreachable {
+        /// The port of its control API.
+        port: u16,
+        /// What went wrong.
+        why: String,
+    },
+    /// The node says why it can't do it.
+    #[error(transparent)]
+    Problem(#[from] Problem),
+}
+
+/// Asks this machine's node.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    endpoint: Endpoint,
+}
+
+impl Client {
+    /// A client of the node that runs with this runtime folder.
+    pub fn find(runtime: &Path) -> Result<Self, ClientError> {
+        Self::new(Endpoint::find(runtime)?.ok_or(ClientError::NotRunning)?)
+    }
+
+    /// A client of the node at this endpoint.
+    pub fn new(endpoint: Endpoint) -> Result<Self, ClientError> {
+        let unreachable = |why: String| ClientError::Unreachable { port: endpoint.port, why };
+        // Only plain HTTP is spoken here, but the HTTP library insists on a TLS configuration: one that trusts nobody.
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unreachable(error.to_string()))?
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            // A proxy in the environment must neither get the token nor stand between.
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(5))
+            .build()
+            .map_err(|error| unreachable(chain(&error)))?;
+        Ok(Self { http, endpoint })
+    }
+
+    /// Where the node is.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// How the node is.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get(&["status"]).await
+    }
+
+    /// Asks the node to end.
+    pub async fn shutdown(&self) -> Result<(), ClientError> {
+        self.send(Method::POST, self.url(&["shutdown"]), NOTHING, Some(PATIENCE)).await.map(drop)
+    }
+
+    /// The workspaces that the node shares.
+    pub async fn shares(&self) -> Result<Vec<Share>, ClientError> {
+        self.get(&["shares"]).await
+    }
+
+    /// Shares a folder.
+    pub async fn share(&self, request: &ShareRequest) -> Result<Share, ClientError> {
+        // Hashing takes as long as it takes.
+        let patience = (!request.wait).then_some(PATIENCE);
+        self.json(Method::POST, self.url(&["shares"]), Some(request), patience).await
+    }
+
+    /// Ends the sharing of a workspace.
+    pub async fn unshare(&self, name: &WorkspaceName) -> Result<(), ClientError> {
+        let url = self.url(&["shares", name.as_str()]);
+        self.send(Method::DELETE, url, NOTHING, Some(PATIENCE)).await.map(drop)
+    }
+
+    /// The hosts and their workspaces.
+    pub async fn hosts(&self) -> Result<Vec<Host>, ClientError> {
+        self.get(&["hosts"]).await
+    }
+
+    /// The entries of a folder of a workspace.
+    pub async fn files(&self, path: &FilePath) -> Result<Vec<FileEntry>, ClientError> {
+        let mut url = self.url(&["files"]);
+        url.set_query(Some(&path.to_query()));
+        self.json(Method::GET, url, NOTHING, Some(PATIENCE)).await
+    }
+
+    /// The nodes that were found or added.
+    pub async fn peers(&self) -> Result<Vec<Peer>, ClientError> {
+        self.get(&["peers"]).await
+    }
+
+    /// Adds a peer by its address.
+    pub async fn add_peer(&self, address: PeerAddress) -> Result<Peer, ClientError> {
+        self.json(Method::POST, self.url(&["peers"]), Some(&Join { address }), Some(PATIENCE)).await
+    }
+
+    /// Who asks for a workspace.
+    pub async fn requests(&self) -> Result<Vec<AccessRequest>, ClientError> {
+        self.get(&["requests"]).await
+    }
+
+    /// Allows or denies a peer a workspace.
+    pub async fn decide(
+        &self,
+        workspace: &WorkspaceName,
+        peer: NodeId,
+        decision: Decision,
+    ) -> Result<(), ClientError> {
+        let url = self.url(&["requests", workspace.as_str(), &peer.to_string()]);
+        self.send(Method::POST, url, Some(&Judgement { decision }), Some(PATIENCE)).await.map(drop)
+    }
+
+    /// Prepares a launch.
+    pub async fn launch(&self, request: &LaunchRequest) -> Result<LaunchPlan, ClientError> {
+        self.json(Method::POST, self.url(&["launches"]), Some(request), Some(PATIENCE)).await
+    }
+
+    /// What the node finds when it examines itself.
+    pub async fn doctor(&self) -> Result<Vec<Finding>, ClientError> {
+        self.get(&["doctor"]).await
+    }
+
+    /// The URL of an endpoint; the parts of its path are encoded.
+    fn url(&self, parts: &[&str]) -> Url {
+        let mut path = PREFIX.to_owned();
+        for part in parts {
+            path.push('/');
+            path.push_str(&encode(part));
+        }
+        // Digits and encoded text make no URL that can't be parsed.
+        #[expect(clippy::unwrap_used, reason = "infallible, see above")]
+        Url::parse(&format!("http://127.0.0.1:{}{path}", self.endpoint.port)).unwrap()
+    }
+
+    async fn get<T: DeserializeOwned>(&self, parts: &[&str]) -> Result<T, ClientError> {
+        self.json(Method::GET, self.url(parts), NOTHING, Some(PATIENCE)).await
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        url: Url,
+        body: Option<&impl Serialize>,
+        patience: Option<Duration>,
+    ) -> Result<T, ClientError> {
+        let answer = self.send(method, url, body, patience).await?;
+        answer.json().await.map_err(|error| self.unreachable(&error))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: Url,
+        body: Option<&impl Serialize>,
+        patience: Option<Duration>,
+    ) -> Result<reqwest::Response, ClientError> {
+        let mut request = self.http.request(method, url).bearer_auth(self.endpoint.token.secret());
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        if let Some(patience) = patience {
+            request = request.timeout(patience);
+        }
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let problem = answer.json().await.unwrap_or_else(|_| {
+            let title = status.canonical_reason().unwrap_or("Failed");
+            Problem::new(status.as_u16(), title, format!("the node answers {status}, without a reason"))
+        });
+        Err(ClientError::Problem(problem))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        ClientError::Unreachable { port: self.endpoint.port, why: chain(error) }
+    }
+}
+
+/// No body.
+const NOTHING: Option<&()> = None;
+
+/// Percent-encodes one part of a URL's path.
+fn encode(part: &str) -> String {
+    part.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+/// The deepest cause of an error: the others repeat the URL.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}

@@ -1,0 +1,56 @@
+use std::future::Future;
+
+use super::{
+    AccessRequest, Decision, FileEntry, FilePath, Finding, Host, LaunchPlan, LaunchRequest, Peer,
+    PeerAddress, Problem, Share, ShareRequest, Status,
+};
+use crate::types::{NodeId, WorkspaceName};
+
+/// What a node does for its user. The daemon implements it, the control API's server calls it.
+///
+/// Implementations write plain `async fn`s. Failures are said in words for the user: what failed, why, what to do.
+pub trait Control: Send + Sync + 'static {
+    /// How the node is.
+    fn status(&self) -> impl Future<Output = Status> + Send;
+
+    /// Asks the node to end; it may still be ending when this returns.
+    fn shutdown(&self);
+
+    /// The workspaces that this node shares.
+    fn shares(&self) -> impl Future<Output = Vec<Share>> + Send;
+
+    /// Shares a folder; with `wait`, returns when all of it is hashed.
+    fn share(&self, request: ShareRequest) -> impl Future<Output = Result<Share, Problem>> + Send;
+
+    /// Ends the sharing of a workspace; its folder stays as it is.
+    fn unshare(&self, name: WorkspaceName) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// The hosts as the mount shows them, this one first, each with its workspaces.
+    fn hosts(&self) -> impl Future<Output = Vec<Host>> + Send;
+
+    /// The entries of a folder of a workspace, by name; of a file, itself.
+    fn files(&self, path: FilePath) -> impl Future<Output = Result<Vec<FileEntry>, Problem>> + Send;
+
+    /// The nodes that were found or added.
+    fn peers(&self) -> impl Future<Output = Vec<Peer>> + Send;
+
+    /// Adds a peer that multicast doesn't reach, and remembers its address.
+    fn add_peer(&self, address: PeerAddress) -> impl Future<Output = Result<Peer, Problem>> + Send;
+
+    /// Who asks for a workspace and has no answer yet.
+    fn requests(&self) -> impl Future<Output = Vec<AccessRequest>> + Send;
+
+    /// Allows or denies a peer a workspace, whether it asked or not.
+    fn decide(
+        &self,
+        workspace: WorkspaceName,
+        peer: NodeId,
+        decision: Decision,
+    ) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// Prepares a launch; the caller runs the plan's program in its own terminal.
+    fn launch(&self, request: LaunchRequest) -> impl Future<Output = Result<LaunchPlan, Problem>> + Send;
+
+    /// What the node finds when it examines itself.
+    fn doctor(&self) -> impl Future<Output = Vec<Finding>> + Send;
+}

@@ -1,0 +1,298 @@
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Parser, Subcommand, builder::OsStringValueParser, builder::TypedValueParser};
+use twinshare::{
+    api::{Access, FilePath, NodeOptions, PeerAddress},
+    types::{HostName, NameError, WorkspaceName},
+};
+
+/// Share working environments on the LAN: seen at once, fetched as touched, run in one command.
+#[derive(Debug, Parser)]
+#[command(
+    name = "twinshare",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Example:
+  twinshare up
+  twinshare share ~/lab --access public
+  twinshare ls
+  twinshare run colleague/lab -- python train.py
+
+Exit codes: 0 fine, 1 failure, 2 wrong usage; of 'run', the command's own.
+
+TWINSHARE_HOME=DIR keeps a node's configuration, state, cache and mount (DIR/mnt) under one folder,
+so that several nodes can live on one machine."
+)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Start this machine's node and its mount
+    #[command(after_help = "\
+Returns when the mount answers. The node's log is mountd.log in its state folder.
+
+Example:
+  twinshare up
+  twinshare up --name lab-3 --interface eth0 --peer 10.1.2.3")]
+    Up(Up),
+
+    /// Stop this machine's node and its mount
+    #[command(after_help = "\
+Returns when the node has ended and the mount is gone.
+
+Example:
+  twinshare down")]
+    Down,
+
+    /// Show how this machine's node is
+    #[command(after_help = "Example:\n  twinshare status\n  twinshare status --json")]
+    Status(Format),
+
+    /// Share a folder as a workspace
+    #[command(after_help = "\
+The content isn't copied: the folder stays where it is, and its edits are published as they happen.
+
+Example:
+  twinshare share ~/lab
+  twinshare share ~/lab --name gpu-lab --access public --wait")]
+    Share(Share),
+
+    /// Stop sharing a workspace; its folder stays
+    #[command(after_help = "Example:\n  twinshare unshare lab\n  twinshare unshare ~/lab")]
+    Unshare {
+        /// The workspace's name, or its folder
+        #[arg(value_name = "NAME|PATH")]
+        workspace: OsString,
+    },
+
+    /// List hosts and workspaces, or the files of a workspace
+    #[command(after_help = "\
+Example:
+  twinshare ls
+  twinshare ls colleague
+  twinshare ls -l colleague/lab/src")]
+    Ls(Ls),
+
+    /// Run a command in a workspace's environment
+    #[command(after_help = "\
+The command runs in a sandbox in which the workspace stands at the path that it has on its owner's machine.
+Without a command, a shell is started. The exit code is the command's own.
+
+Example:
+  twinshare run colleague/lab -- .venv/bin/python train.py --epochs 3
+  twinshare run colleague/lab --net")]
+    Run(Run),
+
+    /// List or add peers
+    #[command(subcommand, after_help = "Example:\n  twinshare peer list\n  twinshare peer add 10.1.2.3")]
+    Peer(PeerVerb),
+
+    /// List who asks for your workspaces, and answer them
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
+Example:
+  twinshare requests
+  twinshare requests allow lab colleague"
+    )]
+    Requests(Requests),
+
+    /// Examine this machine: what twinshare needs, and what is missing
+    #[command(after_help = "\
+Exits with 1 when something that is needed is missing.
+
+Example:
+  twinshare doctor
+  twinshare doctor --json")]
+    Doctor(Format),
+}
+
+/// How a list is written.
+#[derive(Debug, clap::Args)]
+pub(super) struct Format {
+    /// Write JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Up {
+    /// Where to mount (default: ~/twinshare, or TWINSHARE_HOME/mnt)
+    #[arg(long, value_name = "DIR")]
+    pub(super) mount: Option<PathBuf>,
+
+    /// Stay in the foreground and log to the terminal
+    #[arg(long)]
+    pub(super) foreground: bool,
+
+    #[command(flatten)]
+    pub(super) node: NodeOptions,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Share {
+    /// The folder to share
+    #[arg(value_name = "PATH")]
+    pub(super) path: PathBuf,
+
+    /// The workspace's name (default: the one in its workspace.yaml, else the folder's)
+    #[arg(long, value_name = "N")]
+    pub(super) name: Option<WorkspaceName>,
+
+    /// Who may read it (default: as before; at first, whom you allow when they ask)
+    #[arg(long, value_enum)]
+    pub(super) access: Option<Access>,
+
+    /// Return only when all of it is hashed
+    #[arg(long)]
+    pub(super) wait: bool,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Ls {
+    /// What to list (default: all hosts)
+    #[arg(value_name = "HOST[/WORKSPACE[/PATH]]", value_parser = OsStringValueParser::new().try_map(Listed::parse))]
+    pub(super) what: Option<Listed>,
+
+    /// Show modes, sizes and times of files
+    #[arg(short)]
+    pub(super) long: bool,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+/// What `ls` lists.
+#[derive(Debug, Clone)]
+pub(super) enum Listed {
+    Host(HostName),
+    Files(FilePath),
+}
+
+impl Listed {
+    fn parse(text: OsString) -> Result<Self, String> {
+        let bytes = text.as_encoded_bytes();
+        let end = bytes.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+        let bytes = bytes.get(..end).unwrap_or_default();
+        if bytes.contains(&b'/') {
+            return FilePath::parse(bytes).map(Self::Files).map_err(|error| error.to_string());
+        }
+        let host = String::from_utf8_lossy(bytes);
+        host.parse().map(Self::Host).map_err(|error: NameError| error.to_string())
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    /// Whose workspace
+    #[arg(value_name = "HOST/WORKSPACE", value_parser = OsStringValueParser::new().try_map(workspace))]
+    pub(super) workspace: FilePath,
+
+    /// Let it use the network
+    #[arg(long)]
+    pub(super) net: bool,
+
+    /// What to run (default: a shell)
+    #[arg(value_name = "CMD", last = true)]
+    pub(super) command: Vec<OsString>,
+}
+
+/// Reads HOST/WORKSPACE.
+fn workspace(text: OsString) -> Result<FilePath, String> {
+    let path = FilePath::parse(text.as_encoded_bytes()).map_err(|error| error.to_string())?;
+    if path.path.is_empty() {
+        Ok(path)
+    } else {
+        Err("expected HOST/WORKSPACE; name a file in it in the command, after --".to_owned())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PeerVerb {
+    /// List the nodes that were found or added
+    #[command(after_help = "Example:\n  twinshare peer list\n  twinshare peer list --json")]
+    List(Format),
+
+    /// Add a peer that multicast doesn't reach
+    #[command(after_help = "Example:\n  twinshare peer add 10.1.2.3\n  twinshare peer add lab-3.local:37778")]
+    Add {
+        /// Its name or IP address
+        #[arg(value_name = "ADDR[:PORT]")]
+        address: PeerAddress,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Requests {
+    #[command(subcommand)]
+    pub(super) verb: Option<RequestVerb>,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RequestVerb {
+    /// Let a peer read a workspace
+    #[command(after_help = "Example:\n  twinshare requests allow lab colleague")]
+    Allow(Whom),
+
+    /// Refuse a workspace to a peer, also when it was allowed before
+    #[command(after_help = "Example:\n  twinshare requests deny lab colleague")]
+    Deny(Whom),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Whom {
+    /// One of the workspaces that this node shares
+    #[arg(value_name = "WORKSPACE")]
+    pub(super) workspace: WorkspaceName,
+
+    /// The peer's host name, or its id or the beginning of it
+    #[arg(value_name = "PEER")]
+    pub(super) peer: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Result<Verb, clap::Error> {
+        Arguments::try_parse_from(line.split(' ')).map(|arguments| arguments.verb)
+    }
+
+    #[test]
+    fn what_follows_the_dashes_is_the_command() {
+        let Verb::Run(run) = parse("twinshare run owner/lab -- python -c 1 --net").unwrap() else { panic!() };
+        assert_eq!(run.command, ["python", "-c", "1", "--net"]);
+        assert!(!run.net);
+        let Verb::Run(run) = parse("twinshare run owner/lab --net").unwrap() else { panic!() };
+        assert!(run.net && run.command.is_empty());
+        for bad in ["owner", "owner/lab/src", "owner/..", "owner/lab python"] {
+            assert_eq!(parse(&format!("twinshare run {bad}")).unwrap_err().exit_code(), 2, "{bad}");
+        }
+    }
+
+    #[test]
+    fn ls_tells_hosts_from_files() {
+        let Verb::Ls(ls) = parse("twinshare ls owner/").unwrap() else { panic!() };
+        assert!(matches!(ls.what, Some(Listed::Host(_))));
+        let Verb::Ls(ls) = parse("twinshare ls owner/lab/").unwrap() else { panic!() };
+        assert!(matches!(ls.what, Some(Listed::Files(path)) if path.path.is_empty()));
+        assert!(parse("twinshare ls /").is_err());
+    }
+}

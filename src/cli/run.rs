@@ -1,0 +1,73 @@
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    env,
+    ffi::OsString,
+    io::{self, IsTerminal},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::Command,
+};
+
+use twinshare::api::{LaunchRequest, RawText};
+
+use super::{
+    arguments::Run,
+    failure::Failure,
+    session::{Session, find_host, find_workspace},
+};
+
+/// Becomes the command: its exit code, its signals and its terminal are then this process's. Returns only on failure.
+pub(super) async fn run(session: &Session, options: Run) -> Result<Infallible, Failure> {
+    let cannot = |failure: Failure| failure.while_doing(format!("run in '{}'", options.workspace));
+    let client = session.client().map_err(cannot)?;
+    let hosts = client.hosts().await?;
+    let host = find_host(&hosts, &options.workspace.host).map_err(cannot)?;
+    let workspace = find_workspace(host, &options.workspace.workspace).map_err(cannot)?;
+    let command = if options.command.is_empty() {
+        // The sandbox has this machine's /bin.
+        vec![RawText::from(if Path::new("/bin/bash").exists() { "bash" } else { "sh" })]
+    } else {
+        options.command.iter().cloned().map(RawText::from).collect()
+    };
+    let request = LaunchRequest {
+        host: host.name.clone(),
+        workspace: workspace.name.clone(),
+        command,
+        network: options.net,
+        terminal: io::stdin().is_terminal(),
+        environment: passed(env::vars_os()),
+    };
+    let plan = client.launch(&request).await.map_err(|error| cannot(error.into()))?;
+    let error = Command::new(plan.program.as_os_str())
+        .args(plan.arguments.iter().map(RawText::as_os_str))
+        .env_clear()
+        .envs(plan.environment.iter().map(|(name, value)| (name, value.as_os_str())))
+        .exec();
+    Err(cannot(Failure::new(format!("can't start {}: {error}", plan.program)))
+        .with_remedy("'twinshare doctor' shows what is missing on this machine"))
+}
+
+/// The variables that say how the user's terminal and language are: the only ones that reach the environment.
+fn passed(variables: impl Iterator<Item = (OsString, OsString)>) -> BTreeMap<String, RawText> {
+    variables
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| {
+            matches!(name.as_str(), "TERM" | "COLORTERM" | "NO_COLOR" | "LANG" | "LANGUAGE" | "TZ")
+                || name.starts_with("LC_")
+        })
+        .map(|(name, value)| (name, value.into()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_the_environment_stay_outside() {
+        let variables = [("TERM", "xterm"), ("LC_ALL", "C"), ("AWS_SECRET_ACCESS_KEY", "s"), ("PATH", "/x")];
+        let passed = passed(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(passed.keys().collect::<Vec<_>>(), ["LC_ALL", "TERM"]);
+    }
+}
