@@ -11,5 +11,5 @@ mod source;
 mod tests;
 
 pub use fetcher::{FetchOptions, Fetcher};
-pub use holder::{Holder, HolderError, Holders, Piece, Refused, Want};
+pub use holder::{Holder, HolderError, Holders, Piece, Refused, Sink, Want};
 pub use source::{FileContent, Source, SourceError};

@@ -1,0 +1,338 @@
+//! This node as an owner: what it shares, who may read it, and who asks to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use twinshare::{
+    blob::Blob,
+    peer::{self, Catalogue, Head, Identity, NodeInfo, OwnerPath, Refusal, ServeError, Served, ServedWorkspace, SignedHead, WorkspaceInfo},
+    publish::{self, Access, PublishError, Share, ShareOptions, Shares},
+    types::{Digest, HostName, Name, NodeId, WorkspaceId, WorkspaceName},
+};
+
+use crate::files::{self, FileError};
+
+/// Peers that ask for access and are remembered: more can't be answered by a person anyway.
+const MAX_REQUESTS: usize = 256;
+
+/// Why a workspace can't be shared, or not any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SharingError {
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// What is kept on disk.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Book {
+    shares: Vec<Shared>,
+    /// What the owner decided, by workspace and node.
+    #[serde(default)]
+    decisions: BTreeMap<WorkspaceId, BTreeMap<NodeId, bool>>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Shared {
+    path: PathBuf,
+    name: WorkspaceName,
+    access: Access,
+}
+
+/// Who asked for what, and when first.
+pub(crate) type Requests = BTreeMap<(WorkspaceId, NodeId), Timestamp>;
+
+/// This node as an owner.
+pub(crate) struct Sharing {
+    identity: Arc<Identity>,
+    host: HostName,
+    port: u16,
+    shares: Arc<Shares>,
+    file: PathBuf,
+    book: Mutex<Book>,
+    requests: Mutex<Requests>,
+    changed: watch::Sender<u64>,
+}
+
+impl Sharing {
+    /// Opens the book of what was shared before. [`Self::resume`] shares it again.
+    pub(crate) fn open(
+        state: &Path,
+        identity: Arc<Identity>,
+        host: HostName,
+        port: u16,
+        shares: Arc<Shares>,
+    ) -> Result<Arc<Self>, FileError> {
+        let file = state.join("shares.json");
+        let book = files::read_json(&file)?.unwrap_or_default();
+        let sharing = Arc::new(Self {
+            identity,
+            host,
+            port,
+            shares,
+            file,
+            book: Mutex::new(book),
+            requests: Mutex::default(),
+            changed: watch::Sender::new(0),
+        });
+        let (mut heads, weak) = (sharing.shares.changes(), Arc::downgrade(&sharing));
+        tokio::spawn(async move {
+            while heads.changed().await.is_ok() {
+                let Some(sharing) = weak.upgrade() else { return };
+                sharing.notify();
+            }
+        });
+        Ok(sharing)
+    }
+
+    /// Shares again what was shared when the node last ran. What can't be is logged and stays in the book.
+    pub(crate) fn resume(&self) {
+        let shared = self.book().shares.clone();
+        for Shared { path, name, access } in shared {
+            let options = ShareOptions { name: Some(name), access, ..ShareOptions::default() };
+            if let Err(error) = self.shares.add(&path, options) {
+                tracing::warn!(%error, path = %path.display(), "can't share this folder again");
+            }
+        }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // Every change is complete before anything can panic.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notify(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Everything that is shared.
+    pub(crate) fn list(&self) -> Vec<Arc<Share>> {
+        self.shares.list()
+    }
+
+    /// The share of this name.
+    pub(crate) fn find(&self, name: &WorkspaceName) -> Option<Arc<Share>> {
+        self.list().into_iter().find(|share| share.manifest().name == *name)
+    }
+
+    /// Shares a folder, from now on and after a restart. Blocks for as long as listing the folder takes.
+    pub(crate) fn share(
+        &self,
+        path: &Path,
+        name: Option<WorkspaceName>,
+        access: Option<Access>,
+    ) -> Result<Arc<Share>, SharingError> {
+        let before = self.book().shares.iter().find(|shared| shared.path == path).map(|shared| shared.access);
+        let access = access.or(before).unwrap_or_default();
+        let share = self.shares.add(path, ShareOptions { name, access, ..ShareOptions::default() })?;
+        let shared =
+            Shared { path: share.root_path().to_path_buf(), name: share.manifest().name.clone(), access };
+        let mut book = self.book();
+        book.shares.retain(|other| other.path != shared.path);
+        book.shares.push(shared);
+        files::write_json(&self.file, &*book)?;
+        drop(book);
+        self.notify();
+        Ok(share)
+    }
+
+    /// Ends the sharing of a workspace; its folder stays.
+    pub(crate) fn unshare(&self, name: &WorkspaceName) -> Result<(), SharingError> {
+        self.shares.remove(name)?;
+        let mut book = self.book();
+        book.shares.retain(|shared| shared.name != *name);
+        files::write_json(&self.file, &*book)?;
+        drop(book);
+        self.notify();
+        Ok(())
+    }
+
+    /// Who waits for an answer.
+    pub(crate) fn requests(&self) -> Requests {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The owner's answer: kept.
+    pub(crate) fn decide(&self, workspace: WorkspaceId, peer: NodeId, allow: bool) -> Result<(), FileError> {
+        let mut book = self.book();
+        book.decisions.entry(workspace).or_default().insert(peer, allow);
+        files::write_json(&self.file, &*book)?;
+        drop(book);
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).remove(&(workspace, peer));
+        self.notify();
+        Ok(())
+    }
+
+    /// Whether `reader` may read the workspace; none when nothing was decided.
+    fn decision(&self, share: &Share, reader: Option<NodeId>) -> Option<bool> {
+        let reader = reader?;
+        self.book().decisions.get(&share.id())?.get(&reader).copied()
+    }
+
+    fn may_read(&self, share: &Share, reader: Option<NodeId>) -> bool {
+        match share.access() {
+            Access::Public => self.decision(share, reader).unwrap_or(true),
+            Access::Ask | Access::Peers => self.decision(share, reader).unwrap_or(false),
+        }
+    }
+
+    /// Whether `reader` may know that the workspace exists.
+    fn may_know(&self, share: &Share, reader: Option<NodeId>) -> bool {
+        match share.access() {
+            Access::Public => true,
+            Access::Ask => reader.is_some(),
+            Access::Peers => self.may_read(share, reader),
+        }
+    }
+
+    fn info(&self, share: &Share, reader: Option<NodeId>) -> Option<WorkspaceInfo> {
+        let head = share.head();
+        let manifest = share.manifest();
+        let path = OwnerPath::new(share.root_path().as_os_str().as_encoded_bytes()).ok()?;
+        let allowed = self.may_read(share, reader);
+        let mut signed = Head {
+            workspace: share.id(),
+            root: head.root,
+            provisional: head.provisional,
+            sequence: head.sequence,
+            created: head.created / 1000,
+            files: head.totals.files,
+            bytes: head.totals.bytes,
+        };
+        if !allowed {
+            // Who may not read learns the name, and nothing of what is in it.
+            (signed.root, signed.files, signed.bytes) = (Digest::from_bytes([0; 32]), 0, 0);
+        }
+        Some(WorkspaceInfo {
+            id: share.id(),
+            name: manifest.name.clone(),
+            description: manifest.description.clone(),
+            tags: manifest.tags.clone(),
+            path,
+            head: SignedHead::sign(signed, &self.identity),
+            environments: manifest.environment_names(),
+            access: match share.access() {
+                Access::Public => peer::Access::Public,
+                Access::Ask => peer::Access::Ask,
+                Access::Peers => peer::Access::Peers,
+            },
+            allowed,
+        })
+    }
+
+    /// Another text whenever the catalogue that anybody sees may have changed, for the beacon.
+    pub(crate) fn tag(&self) -> String {
+        self.catalogue_of(None, |_| true).tag
+    }
+
+    fn catalogue_of(&self, reader: Option<NodeId>, shown: impl Fn(&Share) -> bool) -> Catalogue {
+        let shares = self.shares.list();
+        let workspaces: Vec<_> =
+            shares.iter().filter(|share| shown(share)).filter_map(|share| self.info(share, reader)).collect();
+        let mut hasher = blake3_of(&workspaces);
+        hasher.truncate(32);
+        Catalogue { tag: hasher, workspaces }
+    }
+}
+
+/// A text that changes with what is listed.
+fn blake3_of(workspaces: &[WorkspaceInfo]) -> String {
+    // Serialising plain data can't fail; should it, another tag only costs a look.
+    Digest::of(&serde_json::to_vec(workspaces).unwrap_or_default()).to_string()
+}
+
+impl Served for Sharing {
+    fn node(&self) -> NodeInfo {
+        NodeInfo {
+            peer_id: self.identity.id(),
+            hostname: self.host.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            features: Vec::new(),
+            port: self.port,
+        }
+    }
+
+    fn catalogue(&self, reader: Option<NodeId>) -> Catalogue {
+        self.catalogue_of(reader, |share| self.may_know(share, reader))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn workspace(
+        &self,
+        id: &WorkspaceId,
+        reader: Option<NodeId>,
+    ) -> Result<Arc<dyn ServedWorkspace>, Refusal> {
+        let share = self.shares.get(id).ok_or(Refusal::Unknown)?;
+        if self.may_read(&share, reader) {
+            return Ok(Arc::new(Opened(share)));
+        }
+        if !self.may_know(&share, reader) {
+            return Err(Refusal::Unknown);
+        }
+        if let Some(reader) = reader
+            && share.access() == Access::Ask
+            && self.decision(&share, Some(reader)).is_none()
+        {
+            let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+            if requests.len() < MAX_REQUESTS {
+                requests.entry((*id, reader)).or_insert_with(|| {
+                    tracing::info!(peer = %reader, workspace = %share.manifest().name, "a peer asks for access");
+                    Timestamp::now()
+                });
+            }
+        }
+        Err(Refusal::Denied)
+    }
+}
+
+/// A share that the reader may read.
+struct Opened(Arc<Share>);
+
+fn refused(error: publish::ServeError) -> ServeError {
+    match error {
+        publish::ServeError::Unknown => ServeError::Unknown,
+        publish::ServeError::Changed => ServeError::Changed,
+        publish::ServeError::Io(error) => ServeError::Io(error),
+    }
+}
+
+impl ServedWorkspace for Opened {
+    fn tree(&self, digest: &Digest) -> Option<Bytes> {
+        self.0.tree(digest)
+    }
+
+    fn blob(&self, digest: &Digest) -> Result<Bytes, ServeError> {
+        let blob = self.0.blob(digest).map_err(refused)?;
+        blob.read_whole().map(|blob| blob.bytes().clone()).map_err(refused)
+    }
+
+    fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Vec<u8>, ServeError> {
+        let local = self.0.blob(&blob.digest).map_err(refused)?;
+        if local.size() != blob.size {
+            return Err(ServeError::Unknown);
+        }
+        local.slice(groups).map_err(refused)
+    }
+
+    fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError> {
+        self.0.pending(path, token, offset, length).map_err(refused)
+    }
+}
+
+/// The names of everything that is shared, for the beacon.
+pub(crate) fn names(shares: &[Arc<Share>]) -> Vec<WorkspaceName> {
+    let names: BTreeSet<_> = shares.iter().map(|share| share.manifest().name.clone()).collect();
+    names.into_iter().collect()
+}
