@@ -1,6 +1,6 @@
 //! The index: where each piece lies, and which groups of large blobs are held.
 
-use std::{collections::HashMap, path::Path, sync::LazyLock};
+use std::path::Path;
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -11,12 +11,18 @@ use crate::{
     types::Digest,
 };
 
-/// (kind, digest) to (pack, offset, length, last use).
-const PACKED: TableDefinition<'static, (u8, &[u8; 32]), (u32, u64, u32, u64)> =
-    TableDefinition::new("packed");
-/// (digest, size) to (last use, ranges of held groups).
-const LARGE: TableDefinition<'static, (&[u8; 32], u64), (u64, Vec<(u64, u64)>)> =
-    TableDefinition::new("large");
+/// Kind and digest.
+type PackedRowKey = (u8, &'static [u8; 32]);
+/// Pack, offset, length, last use.
+type PackedRow = (u32, u64, u32, u64);
+const PACKED: TableDefinition<'static, PackedRowKey, PackedRow> = TableDefinition::new("packed");
+
+/// Digest and size.
+type LargeRowKey = (&'static [u8; 32], u64);
+/// Last use, and the ranges of held groups.
+type LargeRowValue = (u64, Vec<(u64, u64)>);
+const LARGE: TableDefinition<'static, LargeRowKey, LargeRowValue> = TableDefinition::new("large");
+
 /// The layout's version, and the clock of uses.
 const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 
@@ -38,25 +44,15 @@ pub(super) struct LargeRow {
 }
 
 /// What a commit changes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Changes<'a> {
     /// New places with their last use, or none for pieces that are no longer held.
-    pub(super) packed: &'a HashMap<PackedKey, Option<(Place, u64)>>,
+    pub(super) packed: &'a [(PackedKey, Option<(Place, u64)>)],
     /// New last uses of pieces that stay where they are.
-    pub(super) touched: &'a HashMap<PackedKey, u64>,
+    pub(super) touched: &'a [(PackedKey, u64)],
     /// New rows; one that holds nothing is deleted.
     pub(super) large: &'a [(Blob, LargeRow)],
     pub(super) clock: u64,
-}
-
-static NO_PLACES: LazyLock<HashMap<PackedKey, Option<(Place, u64)>>> = LazyLock::new(HashMap::new);
-static NO_USES: LazyLock<HashMap<PackedKey, u64>> = LazyLock::new(HashMap::new);
-
-impl Changes<'_> {
-    /// Nothing, with the clock at zero.
-    pub(super) fn none() -> Self {
-        Self { packed: &NO_PLACES, touched: &NO_USES, large: &[], clock: 0 }
-    }
 }
 
 impl Index {
@@ -83,14 +79,15 @@ impl Index {
     pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
         let created = Builder::new().set_cache_size(CACHE).create(path).map_err(redb::Error::from);
         let index = Self { database: created.map_err(failed("be made"))? };
-        index.commit(&Changes::none())?;
+        index.commit(&Changes::default())?;
         Ok(index)
     }
 
     /// Marks a new index as holding all there is.
     pub(super) fn finish(&self) -> Result<(), StoreError> {
         let write = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_quick_repair(true);
             transaction.open_table(META)?.insert("version", VERSION)?;
             transaction.commit()?;
             Ok(())
@@ -173,6 +170,7 @@ impl Index {
     pub(super) fn commit(&self, changes: &Changes<'_>) -> Result<(), StoreError> {
         let write = || -> Result<(), redb::Error> {
             let mut transaction = self.database.begin_write()?;
+            // Else the next start after a kill would read the whole file.
             transaction.set_quick_repair(true);
             {
                 let mut packed = transaction.open_table(PACKED)?;
