@@ -402,3 +402,29 @@ fn a_disk_smaller_than_the_limit_is_the_limit() {
     store.flush().unwrap();
     assert_eq!(read_all(&store, &sample.blob).unwrap(), sample.bytes);
 }
+
+#[test]
+fn a_piece_evicted_while_it_is_read_is_not_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let piece = Sample::new(250_000, 1);
+    let (blob, verified) = small(&piece.bytes);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // Not held, or right, but never an error.
+                    if let Some(bytes) = read_all(&store, &blob) {
+                        assert!(bytes == piece.bytes);
+                    }
+                }
+            });
+        }
+        for _ in 0..150 {
+            store.put_blob(&verified).unwrap();
+            store.evict_to(0).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
