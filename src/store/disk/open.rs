@@ -33,7 +33,9 @@ impl Disk {
         }
         let lock = take_lock(folder)?;
         let path = folder.join("index.redb");
-        let index = match Index::open(&path)? {
+        // What can't be read through now would fail the steps below.
+        let readable = Index::open(&path)?.filter(|index| index.each_large(|_, _| {}).is_ok());
+        let index = match readable {
             Some(index) => index,
             None => rebuild(&path, &files)?,
         };

@@ -200,17 +200,23 @@ fn a_complete_file_changed_under_the_open_store_is_found() {
 
 #[test]
 fn a_lost_index_is_rebuilt() {
-    for unreadable in [false, true] {
+    let damages: [fn(&Path); 4] = [
+        |index| std::fs::remove_file(index).unwrap(),
+        |index| std::fs::write(index, vec![7; 9000]).unwrap(),
+        |index| File::options().write(true).open(index).unwrap().set_len(5000).unwrap(),
+        // Behind an intact head, at which redb panics.
+        |index| {
+            let mut bytes = std::fs::read(index).unwrap();
+            bytes[4096..].fill(0x5a);
+            std::fs::write(index, bytes).unwrap();
+        },
+    ];
+    for damage in damages {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path());
         let (tree, blob, complete, partial) = fill(&store);
         drop(store);
-        let index = folder.path().join("index.redb");
-        if unreadable {
-            std::fs::write(&index, vec![7; 9000]).unwrap()
-        } else {
-            std::fs::remove_file(&index).unwrap()
-        }
+        damage(&folder.path().join("index.redb"));
         let store = open(folder.path());
         assert_eq!(store.tree(&tree).unwrap().unwrap(), "tree");
         assert_eq!(read_all(&store, &blob).unwrap(), b"small");
