@@ -1,6 +1,9 @@
 //! The index: where each piece lies, and which groups of large blobs are held.
 
-use std::{collections::HashMap, path::Path, sync::LazyLock};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -11,12 +14,18 @@ use crate::{
     types::Digest,
 };
 
-/// (kind, digest) to (pack, offset, length, last use).
-const PACKED: TableDefinition<'static, (u8, &[u8; 32]), (u32, u64, u32, u64)> =
-    TableDefinition::new("packed");
-/// (digest, size) to (last use, ranges of held groups).
-const LARGE: TableDefinition<'static, (&[u8; 32], u64), (u64, Vec<(u64, u64)>)> =
-    TableDefinition::new("large");
+/// Kind and digest.
+type PackedRowKey = (u8, &'static [u8; 32]);
+/// Pack, offset, length, last use.
+type PackedRow = (u32, u64, u32, u64);
+const PACKED: TableDefinition<'static, PackedRowKey, PackedRow> = TableDefinition::new("packed");
+
+/// Digest and size.
+type LargeRowKey = (&'static [u8; 32], u64);
+/// Last use, and the ranges of held groups.
+type LargeRowValue = (u64, Vec<(u64, u64)>);
+const LARGE: TableDefinition<'static, LargeRowKey, LargeRowValue> = TableDefinition::new("large");
+
 /// The layout's version, and the clock of uses.
 const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 
@@ -28,6 +37,7 @@ const CACHE: usize = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Index {
     database: Database,
+    path: PathBuf,
 }
 
 /// A row about a large blob.
@@ -38,25 +48,15 @@ pub(super) struct LargeRow {
 }
 
 /// What a commit changes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Changes<'a> {
     /// New places with their last use, or none for pieces that are no longer held.
-    pub(super) packed: &'a HashMap<PackedKey, Option<(Place, u64)>>,
+    pub(super) packed: &'a [(PackedKey, Option<(Place, u64)>)],
     /// New last uses of pieces that stay where they are.
-    pub(super) touched: &'a HashMap<PackedKey, u64>,
+    pub(super) touched: &'a [(PackedKey, u64)],
     /// New rows; one that holds nothing is deleted.
     pub(super) large: &'a [(Blob, LargeRow)],
     pub(super) clock: u64,
-}
-
-static NO_PLACES: LazyLock<HashMap<PackedKey, Option<(Place, u64)>>> = LazyLock::new(HashMap::new);
-static NO_USES: LazyLock<HashMap<PackedKey, u64>> = LazyLock::new(HashMap::new);
-
-impl Changes<'_> {
-    /// Nothing, with the clock at zero.
-    pub(super) fn none() -> Self {
-        Self { packed: &NO_PLACES, touched: &NO_USES, large: &[], clock: 0 }
-    }
 }
 
 impl Index {
@@ -65,15 +65,14 @@ impl Index {
         if !path.exists() {
             return Ok(None);
         }
-        let opened = Builder::new().set_cache_size(CACHE).open(path).map_err(redb::Error::from);
-        let index = match opened {
-            Ok(database) => Self { database },
-            Err(error) if is_damage(&error) => return Ok(None),
-            Err(error) => return Err(failed("be opened")(error)),
+        let open = || -> Result<_, redb::Error> {
+            let database = Builder::new().set_cache_size(CACHE).open(path)?;
+            let index = Self { database, path: path.to_owned() };
+            let version = index.meta("version")?;
+            Ok((version == Some(VERSION)).then_some(index))
         };
-        match index.meta("version") {
-            Ok(Some(VERSION)) => Ok(Some(index)),
-            Ok(_) => Ok(None),
+        match catch(open) {
+            Ok(index) => Ok(index),
             Err(error) if is_damage(&error) => Ok(None),
             Err(error) => Err(failed("be opened")(error)),
         }
@@ -82,20 +81,36 @@ impl Index {
     /// Makes an empty index. Its version is only written by [`Index::finish`], so that one that was being rebuilt is rebuilt anew.
     pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
         let created = Builder::new().set_cache_size(CACHE).create(path).map_err(redb::Error::from);
-        let index = Self { database: created.map_err(failed("be made"))? };
-        index.commit(&Changes::none())?;
+        let index = Self { database: created.map_err(failed("be made"))?, path: path.to_owned() };
+        index.commit(&Changes::default())?;
         Ok(index)
     }
 
     /// Marks a new index as holding all there is.
     pub(super) fn finish(&self) -> Result<(), StoreError> {
         let write = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_quick_repair(true);
             transaction.open_table(META)?.insert("version", VERSION)?;
             transaction.commit()?;
             Ok(())
         };
-        write().map_err(failed("be made"))
+        self.attempt("be made", write)
+    }
+
+    /// Does something with the database. When that shows the file to be damaged, the file is deleted (it goes on
+    /// existing while it is open), so that the next start rebuilds it.
+    fn attempt<T>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce() -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        catch(work).map_err(|error| {
+            if is_damage(&error) && std::fs::remove_file(&self.path).is_ok() {
+                tracing::error!(%error, "the store's index is damaged and will be rebuilt at the next start");
+            }
+            failed(doing)(error)
+        })
     }
 
     fn meta(&self, name: &str) -> Result<Option<u64>, redb::Error> {
@@ -108,7 +123,7 @@ impl Index {
 
     /// The clock of uses at the last commit.
     pub(super) fn clock(&self) -> Result<u64, StoreError> {
-        Ok(self.meta("clock").map_err(failed("be read"))?.unwrap_or(0))
+        Ok(self.attempt("be read", || self.meta("clock"))?.unwrap_or(0))
     }
 
     pub(super) fn packed(&self, key: &PackedKey) -> Result<Option<Place>, StoreError> {
@@ -119,7 +134,7 @@ impl Index {
                 Place { pack, offset, length }
             }))
         };
-        read().map_err(failed("be read"))
+        self.attempt("be read", read)
     }
 
     pub(super) fn large(&self, blob: &Blob) -> Result<Option<LargeRow>, StoreError> {
@@ -127,7 +142,7 @@ impl Index {
             let table = self.database.begin_read()?.open_table(LARGE)?;
             Ok(table.get((blob.digest.as_bytes(), blob.size))?.map(|row| row_of(row.value())))
         };
-        read().map_err(failed("be read"))
+        self.attempt("be read", read)
     }
 
     /// The blobs of this digest, true to it or not, of which something is held.
@@ -137,12 +152,12 @@ impl Index {
             let rows = table.range((digest.as_bytes(), 0)..=(digest.as_bytes(), u64::MAX))?;
             rows.map(|row| Ok(Blob { digest: *digest, size: row?.0.value().1 })).collect()
         };
-        read().map_err(failed("be read"))
+        self.attempt("be read", read)
     }
 
     /// Calls `each` for every packed piece.
     pub(super) fn each_packed(&self, mut each: impl FnMut(PackedKey, Place, u64)) -> Result<(), StoreError> {
-        let mut read = || -> Result<(), redb::Error> {
+        let read = || -> Result<(), redb::Error> {
             for row in self.database.begin_read()?.open_table(PACKED)?.iter()? {
                 let (key, value) = row?;
                 let (kind, digest) = key.value();
@@ -153,12 +168,12 @@ impl Index {
             }
             Ok(())
         };
-        read().map_err(failed("be read"))
+        self.attempt("be read", read)
     }
 
     /// Calls `each` for every large blob.
     pub(super) fn each_large(&self, mut each: impl FnMut(Blob, LargeRow)) -> Result<(), StoreError> {
-        let mut read = || -> Result<(), redb::Error> {
+        let read = || -> Result<(), redb::Error> {
             for row in self.database.begin_read()?.open_table(LARGE)?.iter()? {
                 let (key, value) = row?;
                 let (digest, size) = key.value();
@@ -166,13 +181,14 @@ impl Index {
             }
             Ok(())
         };
-        read().map_err(failed("be read"))
+        self.attempt("be read", read)
     }
 
     /// Records the changes, all or none, and returns when they are on the disk.
     pub(super) fn commit(&self, changes: &Changes<'_>) -> Result<(), StoreError> {
         let write = || -> Result<(), redb::Error> {
             let mut transaction = self.database.begin_write()?;
+            // Else the next start after a kill would read the whole file.
             transaction.set_quick_repair(true);
             {
                 let mut packed = transaction.open_table(PACKED)?;
@@ -211,8 +227,15 @@ impl Index {
             transaction.commit()?;
             Ok(())
         };
-        write().map_err(failed("be written"))
+        self.attempt("be written", write)
     }
+}
+
+/// redb panics at pages that it can't parse.
+fn catch<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    // What a panic may leave half done is the database's, which refuses further work then, and is rebuilt.
+    let caught = catch_unwind(AssertUnwindSafe(work));
+    caught.unwrap_or_else(|_| Err(redb::Error::Corrupted("a page can't be parsed".into())))
 }
 
 fn row_of((last_use, bounds): (u64, Vec<(u64, u64)>)) -> LargeRow {

@@ -139,9 +139,13 @@ impl Disk {
                 large.keys().into_iter().for_each(|key| self.files.forget(key));
                 let mut state = lock(&large.state);
                 state.lose(&groups);
-                self.count(&large, &mut state);
+                let nothing_left = state.held.is_empty();
                 drop(state);
-                self.pending.change_large(&large, 0);
+                if nothing_left {
+                    self.remove_large(blob)?;
+                } else {
+                    self.pending.change_large(&large, 0);
+                }
                 Err(StoreError::Corrupt(blob.digest))
             }
         }
@@ -206,21 +210,30 @@ impl Disk {
         let content: u64 = slice.leaves().iter().map(|leaf| leaf.len() as u64).sum();
         // Pages of the outboard are shared by many groups; the two files' own blocks come on top.
         let _room = self.make_room(content + slice.parents().len() as u64 * 64 + (32 << 10))?;
-        {
+        let (written, nothing_held) = {
             let _gate = large.gate.read().unwrap_or_else(PoisonError::into_inner);
             let written = self.write_groups(&large, slice, &groups);
             let mut state = lock(&large.state);
             self.count(&large, &mut state);
-            written.map_err(disk(format!("write blob {}", blob.digest.short())))?;
-            state.held |= groups.clone();
-            state.verified |= groups;
-            state.unsynced = true;
-            state.last_use = self.tick();
-            if state.is_complete(&blob) {
-                // From here on nothing writes to it. That this fails on odd filesystems does no harm.
-                let path = self.files.path(FileKey::Content(blob));
-                let _ = std::fs::set_permissions(path, Permissions::from_mode(0o400));
+            if written.is_ok() {
+                state.held |= groups.clone();
+                state.verified |= groups;
+                state.unsynced = true;
+                state.last_use = self.tick();
+                if state.is_complete(&blob) {
+                    // From here on nothing writes to it. That this fails on odd filesystems does no harm.
+                    let path = self.files.path(FileKey::Content(blob));
+                    let _ = std::fs::set_permissions(path, Permissions::from_mode(0o400));
+                }
             }
+            (written, state.held.is_empty())
+        };
+        if let Err(error) = written {
+            // Files of which nothing is held would never be evicted.
+            if nothing_held {
+                self.remove_large(&blob)?;
+            }
+            return Err(disk(format!("write blob {}", blob.digest.short()))(error));
         }
         self.pending.change_large(&large, content);
         Ok(())

@@ -170,9 +170,11 @@ impl Disk {
             let synced = File::open(&folder).and_then(|folder| folder.sync_all());
             synced.map_err(disk(format!("write {}", folder.display())))?;
         }
+        let packed: Vec<_> = batch.packed.iter().map(|(key, change)| (*key, *change)).collect();
+        let touched: Vec<_> = batch.touched.iter().map(|(key, time)| (*key, *time)).collect();
         self.index.commit(&Changes {
-            packed: &batch.packed,
-            touched: &batch.touched,
+            packed: &packed,
+            touched: &touched,
             large: &large,
             clock: self.clock.load(Ordering::Relaxed),
         })

@@ -33,7 +33,9 @@ impl Disk {
         }
         let lock = take_lock(folder)?;
         let path = folder.join("index.redb");
-        let index = match Index::open(&path)? {
+        // What can't be read through now would fail the steps below.
+        let readable = Index::open(&path)?.filter(|index| index.each_large(|_, _| {}).is_ok());
+        let index = match readable {
             Some(index) => index,
             None => rebuild(&path, &files)?,
         };
@@ -150,7 +152,7 @@ fn drop_rows_without_file(index: &Index, found: &HashSet<Blob>) -> Result<(), St
     if gone.is_empty() {
         return Ok(());
     }
-    index.commit(&Changes { large: &gone, clock: index.clock()?, ..Changes::none() })
+    index.commit(&Changes { large: &gone, clock: index.clock()?, ..Changes::default() })
 }
 
 /// Makes a new index from the files: every intact piece of the packs, and the complete large blobs, which are told by
@@ -173,8 +175,7 @@ fn rebuild(path: &Path, files: &Files) -> Result<Index, StoreError> {
         })
         .map_err(disk(format!("read pack {number}")))?;
         for step in found.chunks(REBUILD_STEP) {
-            let packed = step.iter().copied().collect();
-            index.commit(&Changes { packed: &packed, clock: clock + 1, ..Changes::none() })?;
+            index.commit(&Changes { packed: step, clock: clock + 1, ..Changes::default() })?;
         }
     }
     let mut large = Vec::new();
@@ -192,7 +193,7 @@ fn rebuild(path: &Path, files: &Files) -> Result<Index, StoreError> {
         Ok(())
     });
     looked.map_err(disk("look through its blobs"))?;
-    index.commit(&Changes { large: &large, clock: clock + 1, ..Changes::none() })?;
+    index.commit(&Changes { large: &large, clock: clock + 1, ..Changes::default() })?;
     index.finish()?;
     if let Some(folder) = path.parent() {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(disk("write its folder"))?;

@@ -47,9 +47,14 @@ struct State {
 }
 
 impl State {
-    fn put(&mut self, bytes: u64) {
+    /// Counts a put; wakes the flusher when it would wait too long otherwise.
+    fn put(&mut self, bytes: u64, changed: &Condvar) {
+        let full = self.now.bytes >= BYTES_MAX;
         self.now.bytes += bytes;
-        self.now.since.get_or_insert_with(Instant::now);
+        if self.now.since.is_none() || (!full && self.now.bytes >= BYTES_MAX) {
+            self.now.since.get_or_insert_with(Instant::now);
+            changed.notify_all();
+        }
     }
 }
 
@@ -65,9 +70,8 @@ impl Pending {
     /// Notes a piece's new place, or that it isn't held any longer.
     pub(super) fn set_place(&self, key: PackedKey, place: Option<(Place, u64)>) {
         let mut state = lock(&self.state);
-        state.put(place.map_or(0, |(place, _)| u64::from(place.length)));
+        state.put(place.map_or(0, |(place, _)| u64::from(place.length)), &self.changed);
         state.now.packed.insert(key, place);
-        self.changed.notify_all();
     }
 
     /// Notes a use of a packed piece.
@@ -75,8 +79,7 @@ impl Pending {
         let mut state = lock(&self.state);
         state.now.touched.insert(key, time);
         if state.now.touched.len() == TOUCHED_MAX {
-            state.put(0);
-            self.changed.notify_all();
+            state.put(0, &self.changed);
         }
     }
 
@@ -88,9 +91,8 @@ impl Pending {
     /// Notes that other groups of a large blob are held than before, after `bytes` were written.
     pub(super) fn change_large(&self, large: &Arc<Large>, bytes: u64) {
         let mut state = lock(&self.state);
-        state.put(bytes);
+        state.put(bytes, &self.changed);
         state.now.large.insert(large.blob(), large.clone());
-        self.changed.notify_all();
     }
 
     /// Calls `each` for every place that isn't recorded yet.

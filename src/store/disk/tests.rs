@@ -200,17 +200,23 @@ fn a_complete_file_changed_under_the_open_store_is_found() {
 
 #[test]
 fn a_lost_index_is_rebuilt() {
-    for unreadable in [false, true] {
+    let damages: [fn(&Path); 4] = [
+        |index| std::fs::remove_file(index).unwrap(),
+        |index| std::fs::write(index, vec![7; 9000]).unwrap(),
+        |index| File::options().write(true).open(index).unwrap().set_len(5000).unwrap(),
+        // Behind an intact head, at which redb panics.
+        |index| {
+            let mut bytes = std::fs::read(index).unwrap();
+            bytes[4096..].fill(0x5a);
+            std::fs::write(index, bytes).unwrap();
+        },
+    ];
+    for damage in damages {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path());
         let (tree, blob, complete, partial) = fill(&store);
         drop(store);
-        let index = folder.path().join("index.redb");
-        if unreadable {
-            std::fs::write(&index, vec![7; 9000]).unwrap()
-        } else {
-            std::fs::remove_file(&index).unwrap()
-        }
+        damage(&folder.path().join("index.redb"));
         let store = open(folder.path());
         assert_eq!(store.tree(&tree).unwrap().unwrap(), "tree");
         assert_eq!(read_all(&store, &blob).unwrap(), b"small");
@@ -353,4 +359,78 @@ fn eviction_under_readers_and_writers_gives_no_wrong_bytes() {
         }
     });
     assert_eq!(store.used(), on_disk(folder.path()));
+}
+
+/// A filesystem of its own, unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(folder.path());
+        mount.output().is_ok_and(|output| output.status.success()).then_some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_disk_smaller_than_the_limit_is_the_limit() {
+    let Some(disk) = SmallDisk::mount("24m") else {
+        eprintln!("skipped: mounting a tmpfs needs root");
+        return;
+    };
+    let store = open(disk.0.path());
+    for round in 0..60 {
+        let sample = Sample::new(1_000_000, round);
+        store.put_slice(&sample.all()).unwrap();
+        assert_eq!(read_all(&store, &sample.blob).unwrap(), sample.bytes);
+        let (blob, verified) = small(&Sample::new(70_000, 1000 + round).bytes);
+        store.put_blob(&verified).unwrap();
+        assert!(read_all(&store, &blob).is_some());
+    }
+    assert!(store.used() > 10 << 20, "{}", store.used());
+    // Others fill the disk: what doesn't fit is refused, and nothing is broken by it.
+    let hog = File::create(disk.0.path().join("hog")).unwrap();
+    let mut filled = 0;
+    while hog.write_all_at(&[1; 4096], filled).is_ok() {
+        filled += 4096;
+    }
+    let sample = Sample::new(12 << 20, 77);
+    assert!(matches!(store.put_slice(&sample.all()), Err(StoreError::Full)));
+    hog.set_len(0).unwrap();
+    store.put_slice(&sample.all()).unwrap();
+    store.flush().unwrap();
+    assert_eq!(read_all(&store, &sample.blob).unwrap(), sample.bytes);
+}
+
+#[test]
+fn a_piece_evicted_while_it_is_read_is_not_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let piece = Sample::new(250_000, 1);
+    let (blob, verified) = small(&piece.bytes);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // Not held, or right, but never an error.
+                    if let Some(bytes) = read_all(&store, &blob) {
+                        assert!(bytes == piece.bytes);
+                    }
+                }
+            });
+        }
+        for _ in 0..150 {
+            store.put_blob(&verified).unwrap();
+            store.evict_to(0).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }

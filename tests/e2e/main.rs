@@ -1,0 +1,20 @@
+//! End to end: two hosts in network namespaces, driven through the CLI and looked at through the mount.
+//!
+//! Needs root, /dev/fuse and iproute2; a test says so when it skips. With TWINSHARE_TEST_REQUIRE set, a skip is a
+//! failure. TWINSHARE_TEST_FULL=1 gives the long runs their full length.
+#![expect(clippy::unwrap_used, reason = "a test ends with a panic when its surroundings fail")]
+
+mod bed;
+mod cable;
+mod link;
+mod node;
+mod sample;
+mod wait;
+
+mod bed_itself;
+mod edit;
+mod launch;
+mod laziness;
+mod security;
+mod semantics;
+mod venv;

@@ -1,0 +1,277 @@
+//! The mount behaves as the owner's folder does.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsStr,
+    fs::{self, Permissions},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt, symlink},
+    },
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use crate::{
+    bed::Bed,
+    node::{stdout, within},
+    sample::{python, write_random},
+    wait::{repeat, wait_for},
+};
+
+#[test]
+fn case_01_shared_mmap_and_import_of_a_library_work() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    fs::write(workspace.join("x"), "mapped").unwrap();
+    // A module of the interpreter that is a shared library, under its own name in the workspace.
+    let library = stdout(within(20, python()).args(["-c", "import _ctypes; print(_ctypes.__file__)"]));
+    let library = Path::new(library.trim());
+    fs::copy(library, workspace.join(library.file_name().unwrap())).unwrap();
+    let seen = bed.share(&workspace);
+
+    let map = "import mmap, sys; f = open(sys.argv[1], 'rb'); \
+               print(mmap.mmap(f.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)[:6])";
+    assert_eq!(stdout(within(20, python()).args(["-c", map]).arg(seen.join("x"))), "b'mapped'\n");
+
+    let import = "import sys; sys.path.insert(0, sys.argv[1]); import _ctypes; print(_ctypes.__file__)";
+    let imported = stdout(within(20, python()).args(["-c", import]).arg(&seen));
+    assert_eq!(Path::new(imported.trim()), seen.join(library.file_name().unwrap()));
+}
+
+#[test]
+fn case_04_hard_links_share_their_number() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    fs::create_dir(workspace.join("folder")).unwrap();
+    fs::write(workspace.join("a"), "linked").unwrap();
+    fs::hard_link(workspace.join("a"), workspace.join("folder/b")).unwrap();
+    for name in ["c", "d", "folder/e"] {
+        fs::write(workspace.join(name), "linked").unwrap();
+    }
+    let seen = bed.share(&workspace);
+    let numbers = || {
+        let number = |name: &str| {
+            let stat = fs::symlink_metadata(seen.join(name)).unwrap();
+            (stat.ino(), stat.nlink())
+        };
+        let (linked, links) = number("a");
+        assert_eq!(links, 2);
+        assert_eq!(number("folder/b"), (linked, 2));
+        let others = ["c", "d", "folder/e", "workspace.yaml", "folder", "."].map(|name| number(name).0);
+        let distinct: BTreeSet<u64> = others.iter().copied().chain([linked]).collect();
+        assert_eq!(distinct.len(), others.len() + 1, "two files share a number: {others:?}, {linked}");
+        (linked, others)
+    };
+    let before = numbers();
+    bed.guest().down();
+    bed.guest().up(&[]);
+    bed.guest().wait_for_workspace("owner", "lab");
+    assert_eq!(numbers(), before, "numbers changed with the remount");
+}
+
+#[test]
+fn case_05_overlay_keeps_inodes() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    for folder in 0..10 {
+        fs::create_dir(workspace.join(format!("{folder}"))).unwrap();
+        for file in 0..10 {
+            fs::write(workspace.join(format!("{folder}/{file}")), format!("{folder}/{file}")).unwrap();
+        }
+    }
+    let seen = bed.share(&workspace);
+    let [upper, work, merged] = ["upper", "work", "merged"].map(|name| {
+        let path = bed.folder().join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    });
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", seen.display(), upper.display(), work.display());
+    stdout(within(20, "mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&merged));
+
+    let look = || {
+        stdout(within(20, "ls").arg("-lRi").arg(&seen)) + &stdout(within(20, "ls").arg("-lR").arg(&merged))
+    };
+    let first = look();
+    let full = env::var_os("TWINSHARE_TEST_FULL").is_some_and(|value| value == "1");
+    let total = Duration::from_secs(if full { 180 } else { 30 });
+    repeat(total, Duration::from_secs(1), || {
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        assert_eq!(look(), first);
+        assert_eq!(fs::read_to_string(merged.join("7/3")).unwrap(), "7/3");
+    });
+    // The overlay takes writes, which the workspace beneath doesn't see.
+    fs::write(merged.join("7/3"), "changed").unwrap();
+    assert_eq!(fs::read_to_string(merged.join("7/3")).unwrap(), "changed");
+    assert_eq!(fs::read_to_string(seen.join("7/3")).unwrap(), "7/3");
+    stdout(within(20, "umount").arg(&merged));
+}
+
+#[test]
+fn case_06_git_sees_a_clean_tree() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    let git = |folder: &Path, arguments: &[&str]| {
+        let mut command = within(60, "git");
+        command.arg("-C").arg(folder).args(["-c", "user.name=Owner", "-c", "user.email=owner@localhost"]);
+        stdout(command.args(arguments).env("GIT_CONFIG_GLOBAL", "/dev/null"))
+    };
+    // What sharing writes into the folder is there before the commit.
+    bed.owner().up(&[]);
+    bed.owner().share(&workspace, "lab");
+    git(&workspace, &["init", "--quiet"]);
+    for folder in 0..20 {
+        let folder_path = workspace.join(format!("folder{folder}"));
+        fs::create_dir(&folder_path).unwrap();
+        for file in 0..10 {
+            write_random(&folder_path.join(format!("{file}.bin")), &format!("{folder}/{file}"), 50_000);
+        }
+    }
+    fs::set_permissions(workspace.join("folder3/3.bin"), Permissions::from_mode(0o755)).unwrap();
+    git(&workspace, &["add", "--all"]);
+    git(&workspace, &["commit", "--quiet", "--message", "All"]);
+    assert_eq!(git(&workspace, &["status", "--porcelain"]), "");
+
+    bed.guest().up(&[]);
+    let seen = bed.guest().wait_for_workspace("owner", "lab");
+    let stat = |folder: &Path| {
+        let script = "find . -path ./.git -prune -o -exec stat -c '%n %F %Y %a' {} + | sort; \
+                      find . -path ./.git -prune -o -type f -exec stat -c '%n %s' {} + | sort";
+        stdout(within(60, "sh").args(["-c", script]).current_dir(folder))
+    };
+    let theirs = stat(&workspace);
+    wait_for("the guest has the commit", Duration::from_secs(10), || {
+        (git(&workspace, &["rev-parse", "HEAD"]) == read_head(&seen)? && seen.join("folder19/9.bin").exists())
+            .then_some(())
+    });
+    bed.wait_until_quiet();
+    let before = bed.received();
+    assert_eq!(stat(&seen), theirs);
+    let moved = bed.received() - before;
+    assert!(moved < 1 << 20, "stat of 10 MB moved {moved} bytes");
+    for _ in 0..2 {
+        assert_eq!(git(&seen, &["status", "--porcelain"]), "");
+    }
+}
+
+/// The commit that a fresh repository's only branch is at, read without git.
+fn read_head(repository: &Path) -> Option<String> {
+    let head = fs::read_to_string(repository.join(".git/HEAD")).ok()?;
+    let branch = head.trim().strip_prefix("ref: ")?;
+    fs::read_to_string(repository.join(".git").join(branch)).ok()
+}
+
+#[test]
+fn case_08_any_name_is_an_entry_of_its_own() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    let long = [b'n'; 255];
+    let names: [&[u8]; 4] = [b"caf\xc3\xa9", b"cafe\xcc\x81", b"caf\xe9", &long];
+    for (number, name) in names.iter().enumerate() {
+        fs::write(workspace.join(OsStr::from_bytes(name)), format!("content {number}")).unwrap();
+    }
+    let seen = bed.share(&workspace);
+
+    let listed: BTreeSet<Vec<u8>> = fs::read_dir(&seen)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().as_bytes().to_vec())
+        .filter(|name| name != b"workspace.yaml")
+        .collect();
+    assert_eq!(listed, names.iter().map(|name| name.to_vec()).collect());
+    for (number, name) in names.iter().enumerate() {
+        assert_eq!(
+            fs::read_to_string(seen.join(OsStr::from_bytes(name))).unwrap(),
+            format!("content {number}")
+        );
+    }
+
+    // And through the API: a name that isn't UTF-8 comes as base64 as well.
+    let files = bed.guest().json(&["ls", "owner/lab", "--json"]);
+    let files = files.as_array().unwrap();
+    for name in [names[0], names[1], names[3]] {
+        let name = str::from_utf8(name).unwrap();
+        assert!(files.iter().any(|file| file["name"] == name), "{name} isn't in {files:?}");
+    }
+    let encoded: Vec<_> = files.iter().filter_map(|file| file["name_base64"].as_str()).collect();
+    assert_eq!(encoded.len(), 1, "{files:?}");
+    assert_eq!(encoded[0].trim_end_matches('='), "Y2Fm6Q");
+}
+
+#[test]
+fn case_09_links_never_lead_to_the_guests_files() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    let secret = bed.guest().files().join("secret");
+    fs::write(&secret, "the guest's own").unwrap();
+    for folder in ["d", "links"] {
+        fs::create_dir(workspace.join(folder)).unwrap();
+    }
+    fs::write(workspace.join("d/f"), "inside").unwrap();
+    let far_up = "../".repeat(40);
+    let hostile = [
+        ("l", "/etc/passwd".to_owned()),
+        ("r", "../../../../etc/passwd".to_owned()),
+        ("far", format!("{far_up}etc/passwd")),
+        ("secret", secret.display().to_string()),
+        ("d/secret", format!("{far_up}{}", secret.display())),
+        ("through", "d/../../../../../home/../etc/passwd".to_owned()),
+        ("proc", "/proc/self/root/etc/passwd".to_owned()),
+    ];
+    for (name, target) in &hostile {
+        symlink(target, workspace.join(name)).unwrap();
+    }
+    symlink("../d/f", workspace.join("links/ok")).unwrap();
+    symlink("nowhere", workspace.join("dangling")).unwrap();
+    symlink("loop", workspace.join("loop")).unwrap();
+    let seen = bed.share(&workspace);
+
+    for (name, target) in &hostile {
+        let link = seen.join(name);
+        // Both hosts are one machine here, so any content at all would be the guest's own.
+        let error = fs::read(&link).expect_err(target);
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{name} -> {target}");
+        let shown = fs::read_link(&link).unwrap();
+        assert!(shown.to_str().unwrap().contains(".outside/owner"), "{name} -> {}", shown.display());
+    }
+    assert_eq!(fs::read_to_string(seen.join("links/ok")).unwrap(), "inside");
+    assert_eq!(fs::read_link(seen.join("links/ok")).unwrap(), Path::new("../d/f"));
+    assert_eq!(fs::read_to_string(seen.join("d/f")).unwrap(), "inside");
+    assert_eq!(fs::read_link(seen.join("dangling")).unwrap(), Path::new("nowhere"));
+    assert!(fs::read(seen.join("dangling")).is_err());
+    let error = fs::read(seen.join("loop")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+    let all = stdout(within(20, "find").arg(&seen));
+    assert_eq!(all.lines().count(), 1 + 2 + 1 + 1 + hostile.len() + 3, "{all}");
+}
+
+#[test]
+fn case_12_modes_run_as_on_the_owners_machine() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    let modes = [0o755, 0o555, 0o111, 0o700, 0o644];
+    for mode in modes {
+        let program = workspace.join(format!("shell-{mode:o}"));
+        fs::copy("/bin/sh", &program).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
+    }
+    let script = workspace.join("script");
+    fs::write(&script, "#!/bin/sh\nexit 9\n").unwrap();
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    let seen = bed.share(&workspace);
+
+    let run = |program: &Path| {
+        let status = Command::new(program).args(["-c", "exit 7"]).status();
+        status.map(|status| status.code()).map_err(|error| error.raw_os_error())
+    };
+    for mode in modes {
+        let name = format!("shell-{mode:o}");
+        assert_eq!(fs::metadata(seen.join(&name)).unwrap().mode() & 0o7777, mode);
+        assert_eq!(run(&seen.join(&name)), run(&workspace.join(&name)), "{name}");
+    }
+    assert_eq!(run(&seen.join("shell-111")), Ok(Some(7)));
+    assert_eq!(run(&seen.join("shell-644")), Err(Some(libc::EACCES)));
+    assert_eq!(run(&seen.join("script")), Ok(Some(9)));
+}
