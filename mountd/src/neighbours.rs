@@ -128,6 +128,11 @@ impl Neighbours {
         book.addresses.iter().filter(|(_, met)| met.is_none()).map(|(address, _)| address.clone()).collect()
     }
 
+    /// Who was met at an address that the user added.
+    pub(crate) fn met(&self, address: &PeerAddress) -> Option<NodeId> {
+        self.book().addresses.get(&address.to_string()).copied().flatten()
+    }
+
     /// Follows discovery and the addresses given before, until the node ends.
     pub(crate) async fn run(self: Arc<Self>, discovery: Discovery) {
         let mut changes = discovery.changes();

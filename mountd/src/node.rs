@@ -1,0 +1,250 @@
+//! The running node: every room, wired together.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{net::TcpListener, sync::watch};
+use twinshare::{
+    api::{self, Claim, DaemonArguments, Token},
+    discovery::{ANNOUNCE_INTERVAL, DISCOVERY_PORT, Discovery, DiscoveryConfig, Facts, InterfaceRules, Resources, Signer},
+    fetch::{FetchOptions, Fetcher},
+    peer::{Credentials, Identity},
+    publish::{Shares, SharesOptions},
+    store::{DiskLimits, DiskStore},
+    types::{HostName, NodeId},
+    view::{View, ViewOptions},
+};
+
+use crate::{
+    fuse::{Mount, MountOptions},
+    http, listing,
+    neighbours::{Neighbours, SHARE_PORT},
+    sharing::{self, Sharing},
+};
+
+/// The cache's limit, in bytes.
+pub(crate) const CACHE_LIMIT: u64 = 50 << 30;
+
+/// Descriptors of cached files that are kept open.
+const DESCRIPTORS: usize = 256;
+
+/// How long one read may wait for content.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The node, as the control API sees it.
+pub(crate) struct Node {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) host: HostName,
+    pub(crate) mount: PathBuf,
+    pub(crate) share_port: u16,
+    pub(crate) control_port: u16,
+    pub(crate) started: Instant,
+    pub(crate) store: Arc<DiskStore>,
+    pub(crate) view: Arc<View>,
+    pub(crate) sharing: Arc<Sharing>,
+    pub(crate) neighbours: Arc<Neighbours>,
+    pub(crate) discovery: Discovery,
+    pub(crate) stop: watch::Sender<bool>,
+}
+
+/// The node's key, as discovery needs it.
+struct BeaconKey(Arc<Identity>);
+
+impl Signer for BeaconKey {
+    fn id(&self) -> NodeId {
+        self.0.id()
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        *self.0.sign(message).as_bytes()
+    }
+}
+
+/// Whatever ends the start of a node; shown to the user as it is.
+pub(crate) type StartError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs a node until it's told to stop, by the control API or by `interrupted`.
+pub(crate) async fn run(
+    arguments: DaemonArguments,
+    interrupted: impl Future<Output = ()>,
+) -> Result<(), StartError> {
+    let claim = Claim::take(&arguments.runtime)?;
+    for folder in [&arguments.config, &arguments.state, &arguments.cache] {
+        private_folder(folder)?;
+    }
+    let identity = Arc::new(Identity::load_or_create(&arguments.state.join("identity"))?);
+    let host = arguments.node.name.clone().unwrap_or_else(|| default_host(identity.id()));
+    let credentials = Credentials::new(&identity)?;
+    let limits = DiskLimits { bytes: CACHE_LIMIT, descriptors: DESCRIPTORS };
+    let store = Arc::new(DiskStore::open(&arguments.cache.join("store"), limits)?);
+
+    let share_listener = listen(arguments.node.port).await?;
+    let share_port = share_listener.local_addr()?.port();
+    let control_listener = control_listener().await?;
+    let control_port = control_listener.local_addr()?.port();
+
+    let shares = Shares::open(
+        &arguments.state,
+        SharesOptions { exclude: vec![arguments.mount.clone(), arguments.state.clone(), arguments.cache.clone()], ..SharesOptions::default() },
+    )?;
+    let sharing = Sharing::open(&arguments.state, identity.clone(), host.clone(), share_port, shares)?;
+    let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone())?;
+
+    let fetcher = Fetcher::new(store.clone(), neighbours.clone(), FetchOptions { deadline: DEADLINE });
+    let uid = rustix::process::geteuid().as_raw();
+    let gid = rustix::process::getegid().as_raw();
+    let options = ViewOptions { mount: arguments.mount.clone(), uid, gid };
+    let (view, invalidations) = View::new(options, Arc::new(fetcher));
+    let view = Arc::new(view);
+    let options = MountOptions { folder: arguments.mount.clone(), host: host.to_string() };
+    let mount = {
+        let (view, runtime) = (view.clone(), tokio::runtime::Handle::current());
+        tokio::task::spawn_blocking(move || Mount::new(view, invalidations, &options, runtime)).await??
+    };
+
+    let (stop, mut stopping) = watch::channel(false);
+    let shutdown = {
+        let stopping = stopping.clone();
+        move || {
+            let mut stopping = stopping.clone();
+            async move {
+                // An error means that the sender is gone: then it's over as well.
+                let _ = stopping.wait_for(|stop| *stop).await;
+            }
+        }
+    };
+    let discovery = Discovery::start(
+        DiscoveryConfig {
+            signer: Arc::new(BeaconKey(identity.clone())),
+            interfaces: InterfaceRules { allow: arguments.node.interfaces.clone(), deny: Vec::new() },
+            interval: ANNOUNCE_INTERVAL,
+            port: DISCOVERY_PORT,
+            facts: facts(host.clone(), share_port, sharing.clone()),
+        },
+        shutdown(),
+    );
+    let node = Arc::new(Node {
+        identity,
+        host,
+        mount: arguments.mount.clone(),
+        share_port,
+        control_port,
+        started: Instant::now(),
+        store,
+        view,
+        sharing: sharing.clone(),
+        neighbours: neighbours.clone(),
+        discovery: discovery.clone(),
+        stop,
+    });
+
+    tokio::spawn(listing::keep(node.clone()));
+    tokio::spawn(neighbours.clone().run(discovery.clone()));
+    for peer in &arguments.node.peers {
+        neighbours.add(peer, &discovery)?;
+    }
+    let resumed = sharing.clone();
+    tokio::task::spawn_blocking(move || resumed.resume());
+
+    let service = {
+        let shutdown = shutdown();
+        tokio::spawn(async move {
+            if let Err(error) = twinshare::peer::serve(share_listener, &credentials, sharing, shutdown).await {
+                tracing::error!(%error, "the share service ended");
+            }
+        })
+    };
+    let token = Token::random();
+    let control = tokio::spawn(http::serve(control_listener, token.clone(), node.clone(), shutdown()));
+    claim.publish(control_port, &token)?;
+    tracing::info!(node = %node.identity.id(), host = %node.host, share_port, control_port, mount = %node.mount.display(), "up");
+
+    tokio::select! {
+        () = interrupted => {}
+        _ = stopping.wait_for(|stop| *stop) => {}
+    }
+    tracing::info!("stopping");
+    node.stop.send_replace(true);
+    let unmounted = tokio::task::spawn_blocking(move || mount.unmount());
+    // Each of these has its own bound; none of them may keep the node from ending.
+    let farewell = async { tokio::join!(unmounted, service, control, discovery.finished()) };
+    if tokio::time::timeout(Duration::from_secs(5), farewell).await.is_err() {
+        tracing::warn!("something took too long to end");
+    }
+    drop(claim);
+    Ok(())
+}
+
+fn private_folder(folder: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
+}
+
+/// The machine's name, made fit for a folder; if it has none that fits, the node's.
+fn default_host(id: NodeId) -> HostName {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy();
+    let short = name.split('.').next().unwrap_or_default();
+    short.parse().or_else(|_| format!("node-{}", id.short()).parse()).unwrap_or_else(|_| {
+        unreachable!("'node-' and hexadecimal digits are a name")
+    })
+}
+
+/// The share service's listener: on the port that was asked for, else the usual one, else any.
+async fn listen(port: Option<u16>) -> std::io::Result<TcpListener> {
+    let on = async |port: u16| {
+        match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
+            // A kernel without IPv6.
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
+            }
+            result => result,
+        }
+    };
+    match port {
+        Some(port) => on(port).await,
+        None => match on(SHARE_PORT).await {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => on(0).await,
+            result => result,
+        },
+    }
+}
+
+async fn control_listener() -> std::io::Result<TcpListener> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, api::CONTROL_PORT)).await {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await
+        }
+        result => result,
+    }
+}
+
+/// What the beacon says.
+fn facts(host: HostName, port: u16, sharing: Arc<Sharing>) -> Box<dyn Fn() -> Facts + Send + Sync> {
+    let resources = resources();
+    Box::new(move || Facts {
+        hostname: host.clone(),
+        port,
+        version: env!("CARGO_PKG_VERSION").into(),
+        environments: sharing::names(&sharing.list()),
+        features: vec!["process".into()],
+        resources: resources.clone(),
+        catalogue: sharing.tag(),
+    })
+}
+
+fn resources() -> Resources {
+    let gib = |bytes: u64| u32::try_from(bytes >> 30).unwrap_or(u32::MAX);
+    let memory = rustix::system::sysinfo();
+    let disk = rustix::fs::statvfs("/").map_or(0, |disk| disk.f_bavail * disk.f_frsize);
+    Resources {
+        cpu_cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+        memory_gb: gib(memory.totalram * u64::from(memory.mem_unit)),
+        disk_gb: gib(disk),
+    }
+}
