@@ -1,0 +1,379 @@
+use std::{collections::HashSet, fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use reqwest::StatusCode;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{
+    receive::Answer,
+    tls::{Credentials, CredentialsError, Expected, Found, ServerVerifier},
+    wire::{
+        BatchRequest, Catalogue, MAX_BATCH, MAX_JSON, MAX_TAG, MAX_WAIT, MAX_WORKSPACES, NodeInfo,
+        PieceRequest, WorkspaceInfo,
+    },
+};
+use crate::types::{NodeId, WorkspaceId};
+
+/// How long a peer may send nothing, unless the caller wants it otherwise.
+pub const IDLE: Duration = Duration::from_secs(10);
+
+/// A connection, with its handshake, must stand after this time.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// The next address is tried when the one before hasn't answered for this long (as RFC 8305 recommends).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Idle connections are given up before the server does, so that no request runs into a closing one.
+const POOL_IDLE: Duration = Duration::from_secs(45);
+
+/// The host in every address: it is never looked up, since the client knows where it connects.
+const HOST: &str = "node.twinshare.invalid";
+
+/// The longest message of a peer that is shown, in characters.
+const MAX_MESSAGE: usize = 200;
+
+/// Why a peer doesn't give what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// No address of the peer is known.
+    #[error("no address of the peer is known")]
+    NoAddress,
+    /// There's no connection.
+    #[error("can't reach {address}")]
+    Unreachable {
+        /// Where it should be.
+        address: SocketAddr,
+        /// What the connection said.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// An answer began and broke off.
+    #[error("the answer of {address} broke off")]
+    Interrupted {
+        /// Where the peer is.
+        address: SocketAddr,
+        /// What the connection said; nothing when the peer ended it in good form.
+        #[source]
+        source: Option<reqwest::Error>,
+    },
+    /// Nothing came for too long.
+    #[error("{address} took too long {doing}")]
+    Timeout {
+        /// Where the peer is.
+        address: SocketAddr,
+        /// What took too long, as in "connecting".
+        doing: &'static str,
+    },
+    /// Something else listens there.
+    #[error("what answers at {address} is no twinshare node: {why}")]
+    NotANode {
+        /// Where it is.
+        address: SocketAddr,
+        /// What shows it.
+        why: String,
+    },
+    /// Another node is there than the one that was meant.
+    #[error("the node at {address} is {found} and not {expected}")]
+    WrongIdentity {
+        /// Where it is.
+        address: SocketAddr,
+        /// The node that was meant.
+        expected: NodeId,
+        /// The node that claims to be there.
+        found: NodeId,
+    },
+    /// The owner doesn't let this node read the workspace.
+    #[error("{peer} refused: {message}")]
+    Denied {
+        /// The owner.
+        peer: NodeId,
+        /// What it said, made fit to be shown.
+        message: String,
+    },
+    /// The peer has no such workspace, or doesn't tell.
+    #[error("{peer} has no such workspace")]
+    Unknown {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The peer serves too many at present: try again later.
+    #[error("{0} is busy")]
+    Busy(NodeId),
+    /// The request breaks the limits of the protocol: an error of the caller.
+    #[error("the request is not valid: {0}")]
+    Request(String),
+    /// The peer sent what no peer should: nothing of it was passed on.
+    #[error("{peer} misbehaved: {what}")]
+    Misbehaved {
+        /// The peer.
+        peer: NodeId,
+        /// What it did.
+        what: String,
+    },
+    /// The peer answered with an error that isn't any of the others.
+    #[error("{peer} failed: {message}")]
+    Failed {
+        /// The peer.
+        peer: NodeId,
+        /// What it said, made fit to be shown.
+        message: String,
+    },
+    /// This node's own TLS settings don't work.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+}
+
+/// Connections to the share service of one peer, whose identity they have proved. Cheap to clone.
+#[derive(Clone)]
+pub struct PeerClient {
+    http: reqwest::Client,
+    node: NodeId,
+    address: SocketAddr,
+    idle: Duration,
+}
+
+impl fmt::Debug for PeerClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerClient").field("node", &self.node).field("address", &self.address).finish()
+    }
+}
+
+impl PeerClient {
+    /// Connects to the first of `addresses` that answers as the node that is expected.
+    ///
+    /// A quarter of a second after one address the next is tried too. With [`Expected::Any`] the client stays bound to
+    /// the node that it met. `idle` is how long the peer may send nothing during a request, usually [`IDLE`]; a
+    /// connection must stand within three seconds.
+    pub async fn connect(
+        credentials: &Credentials,
+        addresses: &[SocketAddr],
+        expected: Expected,
+        idle: Duration,
+    ) -> Result<Self, PeerError> {
+        let mut rest = addresses.iter();
+        let mut attempts = FuturesUnordered::new();
+        let mut failure = PeerError::NoAddress;
+        let mut next = Instant::now();
+        loop {
+            if attempts.is_empty() || Instant::now() >= next {
+                match rest.next() {
+                    Some(address) => attempts.push(Self::attempt(credentials, *address, expected, idle)),
+                    None if attempts.is_empty() => return Err(failure),
+                    None => {}
+                }
+                next = Instant::now() + STAGGER;
+            }
+            let more = !rest.as_slice().is_empty();
+            tokio::select! {
+                Some(attempt) = attempts.next() => match attempt {
+                    Ok(client) => return Ok(client),
+                    Err(error) => {
+                        // Who was found somewhere tells more than that nobody was elsewhere.
+                        let silent = matches!(error, PeerError::Unreachable { .. } | PeerError::Timeout { .. });
+                        if !silent || matches!(failure, PeerError::NoAddress) {
+                            failure = error;
+                        }
+                        next = Instant::now();
+                    }
+                },
+                () = sleep_until(next), if more => {}
+            }
+        }
+    }
+
+    async fn attempt(
+        credentials: &Credentials,
+        address: SocketAddr,
+        expected: Expected,
+        idle: Duration,
+    ) -> Result<Self, PeerError> {
+        let verifier = ServerVerifier::new(credentials, expected);
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(credentials.client_config(Arc::clone(&verifier))?)
+            .resolve(HOST, address)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .retry(reqwest::retry::never())
+            .http1_only()
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(POOL_IDLE)
+            .build()
+            .map_err(|source| PeerError::Unreachable { address, source })?;
+        // The id is proved only when the request has gone through; until then it stands for nothing.
+        let unproved = NodeId::from_bytes([0; 32]);
+        let mut client = Self { http, node: unproved, address, idle };
+        let result = client.send(client.http.get(client.url("node")), CONNECT + idle).await;
+        let found = verifier.found();
+        match (result, found, expected) {
+            (_, Some(Found::NotANode(why)), _) => Err(PeerError::NotANode { address, why: why.to_string() }),
+            (_, Some(Found::Node(found)), Expected::Node(expected)) if found != expected => {
+                Err(PeerError::WrongIdentity { address, expected, found })
+            }
+            (Ok(response), Some(Found::Node(node)), _) => {
+                client.node = node;
+                client.node_info(response).await?;
+                Ok(client)
+            }
+            (Ok(_), None, _) => Err(PeerError::NotANode { address, why: "it speaks no TLS".into() }),
+            (Err(error), _, _) => Err(error),
+        }
+    }
+
+    /// Who the peer is: proved by every connection.
+    pub fn id(&self) -> NodeId {
+        self.node
+    }
+
+    /// Where the peer was reached.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the peer says about itself.
+    pub async fn node(&self) -> Result<NodeInfo, PeerError> {
+        let response = self.send(self.http.get(self.url("node")), CONNECT + self.idle).await?;
+        self.node_info(response).await
+    }
+
+    async fn node_info(&self, response: reqwest::Response) -> Result<NodeInfo, PeerError> {
+        let info: NodeInfo = self.json(response).await?;
+        if info.peer_id == self.node {
+            Ok(info)
+        } else {
+            Err(self.misbehaved(format!("it calls itself {}", info.peer_id)))
+        }
+    }
+
+    /// What the peer shares with this node; none if that is still as it was under the tag `after`.
+    ///
+    /// With `after`, waits up to `wait` (at most [`MAX_WAIT`] seconds) for a change. The signatures of all heads have been
+    /// checked. That a head isn't older than one seen before is for the caller to check.
+    pub async fn catalogue(
+        &self,
+        after: Option<&str>,
+        wait: Duration,
+    ) -> Result<Option<Catalogue>, PeerError> {
+        let wait = wait.as_secs().min(MAX_WAIT);
+        let mut request = self.http.get(self.url("catalogue"));
+        if let Some(after) = after {
+            request = request.query(&[("after", after), ("wait", &wait.to_string())]);
+        }
+        let patience = CONNECT + self.idle + Duration::from_secs(wait);
+        let response = self.send(request, patience).await?;
+        if response.status() == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        let catalogue: Catalogue = self.json(response).await?;
+        if catalogue.tag.is_empty() || catalogue.tag.len() > MAX_TAG {
+            return Err(self.misbehaved("its catalogue has an impossible tag"));
+        }
+        if catalogue.workspaces.len() > MAX_WORKSPACES {
+            return Err(self.misbehaved("it shares more workspaces than a node may"));
+        }
+        let mut ids = HashSet::new();
+        for WorkspaceInfo { id, head, .. } in &catalogue.workspaces {
+            if !ids.insert(id) {
+                return Err(self.misbehaved(format!("it shares the workspace {id} twice")));
+            }
+            if head.head.workspace != *id || head.verify(self.node).is_err() {
+                return Err(self.misbehaved(format!("the head of its workspace {id} isn't signed")));
+            }
+        }
+        if after == Some(&catalogue.tag) { Ok(None) } else { Ok(Some(catalogue)) }
+    }
+
+    /// Asks for pieces of a workspace; the answer gives them as they arrive, each checked.
+    pub async fn batch(
+        &self,
+        workspace: WorkspaceId,
+        pieces: Vec<PieceRequest>,
+    ) -> Result<Answer, PeerError> {
+        let request = BatchRequest { workspace, pieces };
+        request.check().map_err(PeerError::Request)?;
+        let body = serde_json::to_vec(&request).map_err(|error| PeerError::Request(error.to_string()))?;
+        if body.len() > MAX_BATCH {
+            return Err(PeerError::Request(format!("it has {} bytes, more than {MAX_BATCH}", body.len())));
+        }
+        let post = self
+            .http
+            .post(self.url("batch"))
+            .header(reqwest::header::CONTENT_TYPE, "application/json")
+            .body(body);
+        let response = self.send(post, CONNECT + self.idle).await?;
+        Ok(Answer::new(self.node, self.address, self.idle, response, request.pieces))
+    }
+
+    fn url(&self, what: &str) -> String {
+        format!("https://{HOST}:{}/v1/{what}", self.address.port())
+    }
+
+    fn misbehaved(&self, what: impl Into<String>) -> PeerError {
+        PeerError::Misbehaved { peer: self.node, what: what.into() }
+    }
+
+    /// Sends a request and gives the head of its answer, if that is a good one.
+    async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+        patience: Duration,
+    ) -> Result<reqwest::Response, PeerError> {
+        let address = self.address;
+        let response = match timeout(patience, request.send()).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) if error.is_timeout() => {
+                return Err(PeerError::Timeout { address, doing: "connecting" });
+            }
+            Ok(Err(source)) => return Err(PeerError::Unreachable { address, source }),
+            Err(_) => return Err(PeerError::Timeout { address, doing: "answering" }),
+        };
+        let peer = self.node;
+        let status = response.status();
+        if matches!(status, StatusCode::OK | StatusCode::NOT_MODIFIED) {
+            return Ok(response);
+        }
+        let message = match self.json::<ErrorBody>(response).await {
+            Ok(body) => fit_to_show(&body.error),
+            Err(_) => format!("it answered with {status}"),
+        };
+        Err(match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => PeerError::Denied { peer, message },
+            StatusCode::NOT_FOUND => PeerError::Unknown { peer },
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => PeerError::Busy(peer),
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => PeerError::Request(message),
+            _ => PeerError::Failed { peer, message },
+        })
+    }
+
+    /// Reads a short answer to its end.
+    async fn json<T: DeserializeOwned>(&self, mut response: reqwest::Response) -> Result<T, PeerError> {
+        let address = self.address;
+        let mut body = Vec::new();
+        loop {
+            let chunk = timeout(self.idle, response.chunk())
+                .await
+                .map_err(|_| PeerError::Timeout { address, doing: "answering" })?
+                .map_err(|source| PeerError::Interrupted { address, source: Some(source) })?;
+            let Some(chunk) = chunk else { break };
+            if body.len() + chunk.len() > MAX_JSON {
+                return Err(self.misbehaved("its answer is too long"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        serde_json::from_slice(&body)
+            .map_err(|error| self.misbehaved(fit_to_show(&format!("its answer can't be read: {error}"))))
+    }
+}
+
+/// What a node answers when it doesn't do what was asked.
+#[derive(Deserialize)]
+struct ErrorBody {
+    error: String,
+}
+
+/// A peer's text, short and without anything that a terminal would obey.
+fn fit_to_show(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect()
+}

@@ -1,0 +1,483 @@
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Extension, Json, Router,
+    body::{Body, to_bytes},
+    extract::{Query, State, rejection::QueryRejection},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, Semaphore, mpsc, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    answer::Producer,
+    tls::{Credentials, CredentialsError, node_of},
+    wire::{BatchRequest, Catalogue, MAX_BATCH, MAX_TAG, MAX_WAIT, NodeInfo},
+};
+use crate::{
+    blob::Blob,
+    types::{Digest, Name, NodeId, WorkspaceId},
+};
+
+/// Connections at a time, those in their handshake included.
+const CONNECTIONS: usize = 512;
+
+/// Connections at a time of one peer, or of one address as long as the peer isn't known.
+const CONNECTIONS_EACH: usize = 32;
+
+/// Batch answers at a time: each holds a few pieces in memory, of up to 4 MiB mostly.
+const ANSWERS: usize = 64;
+
+/// A batch request that has waited this long for its turn is told to come back later.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The TLS handshake, and later the body of a request, must be there after this time.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A connection on which no request begins and completes its head for this long is closed. Clients give theirs up earlier.
+const HEADERS: Duration = Duration::from_secs(60);
+
+/// A client that takes nothing of its answer for this long is cut off.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// Bytes of an answer that are handed to the connection at a time.
+const BIT: usize = 64 << 10;
+
+/// What is under way at the shutdown has this long to end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What this node serves to others. All but [`Served::node`] and [`Served::changes`] may block on the disk.
+pub trait Served: Send + Sync + 'static {
+    /// Who this node is.
+    fn node(&self) -> NodeInfo;
+
+    /// What `reader` may know of, and what of it it may read; nobody is an asker without a node's certificate.
+    fn catalogue(&self, reader: Option<NodeId>) -> Catalogue;
+
+    /// Changes whenever some reader's catalogue may have changed.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// The workspace, for `reader` to read.
+    fn workspace(
+        &self,
+        id: &WorkspaceId,
+        reader: Option<NodeId>,
+    ) -> Result<Arc<dyn ServedWorkspace>, Refusal>;
+}
+
+/// One workspace, as a reader who is allowed to sees it. All calls may block on the disk.
+pub trait ServedWorkspace: Send + Sync {
+    /// The tree object, if the workspace has it.
+    fn tree(&self, digest: &Digest) -> Option<Bytes>;
+
+    /// A blob that is fetched whole; its bytes have been checked against the digest.
+    fn blob(&self, digest: &Digest) -> Result<Bytes, ServeError>;
+
+    /// Some groups of a larger blob, in the encoding of [`crate::blob::encode_slice`].
+    fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Vec<u8>, ServeError>;
+
+    /// `length` bytes from `offset` of a file that isn't hashed yet, if its version token is still `token`.
+    fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError>;
+}
+
+/// Why a workspace isn't served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such workspace, or the reader may not know of it.
+    #[error("there's no such workspace here")]
+    Unknown,
+    /// The reader may not read it.
+    #[error("the owner doesn't let you read this workspace")]
+    Denied,
+}
+
+/// Why a piece isn't served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The workspace has no such thing.
+    #[error("there's no such piece")]
+    Unknown,
+    /// The file isn't any more what the digest or token names.
+    #[error("the file has changed")]
+    Changed,
+    /// The file can't be read.
+    #[error("the file can't be read")]
+    Io(#[from] io::Error),
+}
+
+/// Serves `shares` on `listener` until `shutdown` completes.
+///
+/// Every connection is TLS 1.3; a node shows its own certificate and is the reader, anyone else is nobody. What is
+/// under way at the end is given a second to finish.
+pub async fn serve(
+    listener: TcpListener,
+    credentials: &Credentials,
+    shares: Arc<dyn Served>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), CredentialsError> {
+    let tls = TlsAcceptor::from(Arc::new(credentials.server_config()?));
+    let router = router(shares);
+    let slots = Slots::default();
+    let (stop, stopping) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = &mut shutdown => break,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                // Beyond the limit a connection is closed at once, so that the queue in the kernel doesn't fill up.
+                if let Some(slot) = slots.take(Holder::Handshake(address.ip())) {
+                    let connection = Connection {
+                        address,
+                        slot,
+                        tls: tls.clone(),
+                        slots: slots.clone(),
+                        router: router.clone(),
+                    };
+                    connections.spawn(connection.run(stream, stopping.clone()));
+                }
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: trying again at once would burn a core until one is free.
+                tracing::warn!(%error, "can't accept a connection");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    stop.send_replace(true);
+    let all = async { while connections.join_next().await.is_some() {} };
+    let _ = timeout(FAREWELL, all).await;
+    Ok(())
+}
+
+/// A connection from its first byte to its last.
+struct Connection {
+    address: SocketAddr,
+    slot: Slot,
+    slots: Slots,
+    tls: TlsAcceptor,
+    router: Router,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream, mut stopping: watch::Receiver<bool>) {
+        let Self { address, slot, slots, tls, router } = self;
+        let _ = stream.set_nodelay(true);
+        let stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(%address, %error, "the TLS handshake failed"),
+            Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
+        };
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let reader = match certificate.map(node_of).transpose() {
+            Ok(reader) => reader,
+            // The handshake has checked it already.
+            Err(error) => return tracing::debug!(%address, %error, "not a node's certificate"),
+        };
+        let holder = reader.map_or(Holder::Anonymous(address.ip()), Holder::Node);
+        let Some(_slot) = slots.take(holder) else {
+            return tracing::warn!(%address, ?reader, "too many connections of one peer");
+        };
+        drop(slot);
+
+        let cut = Arc::new(Notify::new());
+        let service = router.layer(Extension(Reader(reader))).layer(Extension(Cut(cut.clone())));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS)
+            .max_buf_size(64 << 10)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = cut.notified() => return tracing::info!(%address, "cut off a client that takes nothing"),
+            () = async { let _ = stopping.wait_for(|stop| *stop).await; } => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%address, %error, "a connection ended early");
+        }
+    }
+}
+
+/// Who asks, as the connection has shown.
+#[derive(Debug, Clone, Copy)]
+struct Reader(Option<NodeId>);
+
+/// Ends the connection of the request.
+#[derive(Debug, Clone)]
+struct Cut(Arc<Notify>);
+
+/// Whose connections are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Holder {
+    Handshake(IpAddr),
+    Anonymous(IpAddr),
+    Node(NodeId),
+}
+
+/// Counts connections.
+#[derive(Debug, Clone, Default)]
+struct Slots(Arc<Mutex<HashMap<Holder, usize>>>);
+
+/// One counted connection.
+#[derive(Debug)]
+struct Slot {
+    slots: Slots,
+    holder: Holder,
+}
+
+impl Slots {
+    /// Counts a connection, unless there are too many.
+    fn take(&self, holder: Holder) -> Option<Slot> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = counts.get(&holder).copied().unwrap_or(0);
+        if mine >= CONNECTIONS_EACH || counts.values().sum::<usize>() >= CONNECTIONS {
+            return None;
+        }
+        counts.insert(holder, mine + 1);
+        Some(Slot { slots: self.clone(), holder })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut counts = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.holder) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.holder);
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    shares: Arc<dyn Served>,
+    /// Batch answers that may be under way.
+    answers: Arc<Semaphore>,
+    /// Threads that may read and compress at a time: more would only keep the mount's own reads from theirs.
+    threads: Arc<Semaphore>,
+}
+
+fn router(shares: Arc<dyn Served>) -> Router {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let service = Service {
+        shares,
+        answers: Arc::new(Semaphore::new(ANSWERS)),
+        threads: Arc::new(Semaphore::new(2 * cores)),
+    };
+    Router::new()
+        .route("/v1/node", get(node))
+        .route("/v1/catalogue", get(catalogue))
+        .route("/v1/batch", post(batch))
+        .fallback(async || {
+            ServiceError::new(StatusCode::NOT_FOUND, "unknown", "there's nothing at this address")
+        })
+        .method_not_allowed_fallback(async || {
+            ServiceError::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this address takes another method")
+        })
+        .with_state(service)
+}
+
+/// An answer that says why there is none.
+struct ServiceError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl ServiceError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+
+    fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid", message)
+    }
+
+    fn refused(refusal: Refusal, reader: Option<NodeId>) -> Self {
+        let status = match (refusal, reader) {
+            (Refusal::Unknown, _) => StatusCode::NOT_FOUND,
+            (Refusal::Denied, None) => StatusCode::UNAUTHORIZED,
+            (Refusal::Denied, Some(_)) => StatusCode::FORBIDDEN,
+        };
+        let code = if refusal == Refusal::Unknown { "unknown" } else { "denied" };
+        Self::new(status, code, refusal.to_string())
+    }
+}
+
+impl IntoResponse for ServiceError {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({ "error": self.message, "code": self.code }))).into_response()
+    }
+}
+
+async fn node(State(service): State<Service>) -> Json<NodeInfo> {
+    Json(service.shares.node())
+}
+
+#[derive(Deserialize)]
+struct CatalogueQuery {
+    after: Option<String>,
+    #[serde(default)]
+    wait: u64,
+}
+
+async fn catalogue(
+    State(service): State<Service>,
+    Extension(Reader(reader)): Extension<Reader>,
+    query: Result<Query<CatalogueQuery>, QueryRejection>,
+) -> Result<Response, ServiceError> {
+    let Query(query) = query.map_err(|error| ServiceError::invalid(error.body_text()))?;
+    if query.after.as_ref().is_some_and(|tag| tag.len() > MAX_TAG) {
+        return Err(ServiceError::invalid("that is no tag of a catalogue"));
+    }
+    let mut wait = pin!(sleep(Duration::from_secs(query.wait.min(MAX_WAIT))));
+    let mut changes = service.shares.changes();
+    loop {
+        // Marked as seen before the catalogue is made, so that no change falls between the two.
+        changes.mark_unchanged();
+        let shares = service.shares.clone();
+        let catalogue = service.blocking(move || shares.catalogue(reader)).await?;
+        if query.after.as_ref() != Some(&catalogue.tag) {
+            return Ok(Json(catalogue).into_response());
+        }
+        let changed = tokio::select! {
+            changed = changes.changed() => changed.is_ok(),
+            () = &mut wait => false,
+        };
+        if !changed {
+            return Ok(StatusCode::NOT_MODIFIED.into_response());
+        }
+    }
+}
+
+async fn batch(
+    State(service): State<Service>,
+    Extension(Reader(reader)): Extension<Reader>,
+    Extension(Cut(cut)): Extension<Cut>,
+    body: Body,
+) -> Result<Response, ServiceError> {
+    let body = timeout(HANDSHAKE, to_bytes(body, MAX_BATCH))
+        .await
+        .map_err(|_| ServiceError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request took too long"))?
+        .map_err(|_| {
+            ServiceError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-large",
+                format!("a request has at most {MAX_BATCH} bytes"),
+            )
+        })?;
+    let request: BatchRequest =
+        serde_json::from_slice(&body).map_err(|error| ServiceError::invalid(error.to_string()))?;
+    request.check().map_err(ServiceError::invalid)?;
+    let (shares, id) = (service.shares.clone(), request.workspace);
+    let workspace = service
+        .blocking(move || shares.workspace(&id, reader))
+        .await?
+        .map_err(|refusal| ServiceError::refused(refusal, reader))?;
+    let turn = timeout(PATIENCE, service.answers.clone().acquire_owned());
+    let Ok(Ok(turn)) = turn.await else {
+        return Err(ServiceError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "busy",
+            "too many are being served; try again",
+        ));
+    };
+
+    // The disk works while the network does: some of a portion waits here while the next one is made.
+    let (sender, receiver) = mpsc::channel::<Bytes>(16);
+    let mut producer = Producer::new(workspace, request.pieces);
+    tokio::spawn(async move {
+        let _turn = turn;
+        loop {
+            let step = service.blocking(move || (producer.portion(), producer));
+            // Without its end frame the client knows that the answer is incomplete.
+            let Ok((Some(mut portion), rest)) = step.await else { return };
+            producer = rest;
+            // In small bits, so that a slow network isn't taken for a client that takes nothing.
+            while !portion.is_empty() {
+                let bit = portion.split_to(portion.len().min(BIT));
+                match sender.send_timeout(bit, STALLED).await {
+                    Ok(()) => {}
+                    Err(mpsc::error::SendTimeoutError::Timeout(_)) => return cut.notify_one(),
+                    Err(mpsc::error::SendTimeoutError::Closed(_)) => return,
+                }
+            }
+        }
+    });
+    let portions = futures_util::stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|portion| (Ok::<_, Infallible>(portion), receiver))
+    });
+    let kind = [(header::CONTENT_TYPE, "application/vnd.twinshare.batch")];
+    Ok((kind, Body::from_stream(portions)).into_response())
+}
+
+impl Service {
+    /// Runs what may block on a thread that may.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let failed = || ServiceError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the node has failed");
+        let _thread = self.threads.acquire().await.map_err(|_| failed())?;
+        tokio::task::spawn_blocking(work).await.map_err(|error| {
+            tracing::error!(%error, "serving a request failed");
+            failed()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_limited_each_and_in_all() {
+        let slots = Slots::default();
+        let holder = |n: u8| Holder::Node(NodeId::from_bytes([n; 32]));
+        let mut held: Vec<Slot> = (0..CONNECTIONS_EACH).map(|_| slots.take(holder(0)).unwrap()).collect();
+        assert!(slots.take(holder(0)).is_none());
+        held.pop();
+        held.push(slots.take(holder(0)).unwrap());
+        for n in 1..(CONNECTIONS / CONNECTIONS_EACH) as u8 {
+            held.extend((0..CONNECTIONS_EACH).map(|_| slots.take(holder(n)).unwrap()));
+        }
+        assert!(slots.take(holder(99)).is_none());
+        held.clear();
+        assert!(slots.0.lock().unwrap().is_empty());
+    }
+}
