@@ -1,5 +1,7 @@
 //! The command line as a process, against a node that is a few canned answers.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
