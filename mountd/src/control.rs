@@ -4,9 +4,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use twinshare::{
     api::{
-        Access, AccessRequest, CacheUse, Control, Decision, FileEntry, FileKind, FilePath, Finding, Host, LaunchPlan,
-        LaunchRequest, LeftOut, Peer, PeerAddress, PeerSource, PeerState, Problem, Progress, RawText, Share,
-        ShareRequest, Status, Workspace,
+        Access, AccessRequest, CacheUse, Control, Decision, FileEntry, FileKind, FilePath, Finding, Host,
+        LaunchPlan, LaunchRequest, LeftOut, Peer, PeerAddress, PeerSource, PeerState, Problem, Progress,
+        RawText, Share, ShareRequest, Status, Workspace,
     },
     discovery,
     fetch::SourceError,
@@ -102,30 +102,31 @@ impl Control for Node {
                 None if neighbour.client.is_some() => PeerState::Online,
                 None => continue,
             };
-            let workspaces = neighbours::places(&neighbour.workspaces).into_iter().filter_map(|(name, info)| {
-                // What the mount shows now, which may be a snapshot behind what the owner announces.
-                let Place::Remote(mounted) = shown?.places.get(&name)? else { return None };
-                let current = mounted.root == Some(info.head.head.root);
-                Some(Workspace {
-                    id: info.id,
-                    name,
-                    description: info.description.clone(),
-                    tags: info.tags.clone(),
-                    snapshot: mounted.root,
-                    provisional: info.head.head.provisional || !current,
-                    sequence: info.head.head.sequence,
-                    files: mounted.totals.files,
-                    bytes: mounted.totals.bytes,
-                    access: match info.access {
-                        twinshare::peer::Access::Public => Access::Public,
-                        twinshare::peer::Access::Ask => Access::Ask,
-                        twinshare::peer::Access::Peers | twinshare::peer::Access::Other => Access::Peers,
-                    },
-                    allowed: info.allowed,
-                    path: RawText::from(info.path.to_path_buf().into_os_string()),
-                    environments: info.environments.clone(),
-                })
-            });
+            let workspaces =
+                neighbours::places(&neighbour.workspaces).into_iter().filter_map(|(name, info)| {
+                    // What the mount shows now, which may be a snapshot behind what the owner announces.
+                    let Place::Remote(mounted) = shown?.places.get(&name)? else { return None };
+                    let current = mounted.root == Some(info.head.head.root);
+                    Some(Workspace {
+                        id: info.id,
+                        name,
+                        description: info.description.clone(),
+                        tags: info.tags.clone(),
+                        snapshot: mounted.root,
+                        provisional: info.head.head.provisional || !current,
+                        sequence: info.head.head.sequence,
+                        files: mounted.totals.files,
+                        bytes: mounted.totals.bytes,
+                        access: match info.access {
+                            twinshare::peer::Access::Public => Access::Public,
+                            twinshare::peer::Access::Ask => Access::Ask,
+                            twinshare::peer::Access::Peers | twinshare::peer::Access::Other => Access::Peers,
+                        },
+                        allowed: info.allowed,
+                        path: RawText::from(info.path.to_path_buf().into_os_string()),
+                        environments: info.environments.clone(),
+                    })
+                });
             others.push(Host {
                 name: neighbour.folder.clone(),
                 id,
@@ -148,7 +149,9 @@ impl Control for Node {
         {
             let mut folder = share.root_path().to_path_buf();
             folder.extend(path.path.iter().map(|name| name.as_os_str()));
-            return tokio::task::spawn_blocking(move || local_files(&folder)).await.map_err(Problem::failed)?;
+            return tokio::task::spawn_blocking(move || local_files(&folder))
+                .await
+                .map_err(Problem::failed)?;
         }
         let mut names = vec![path.host.as_str().as_bytes(), path.workspace.as_str().as_bytes()];
         names.extend(path.path.iter().map(|name| name.as_bytes()));
@@ -306,7 +309,7 @@ impl Walk<'_> {
         } else if let Some(name) = names.last() {
             found.push((name.to_vec(), attr));
         }
-        found.sort();
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(found.iter().filter_map(|(name, attr)| self.entry(name, attr)).collect())
     }
 
@@ -399,7 +402,11 @@ fn described(share: &Arc<publish::Share>) -> Share {
         bytes: head.totals.bytes,
         left_out: LeftOut {
             count: left_out.count,
-            examples: left_out.examples.iter().map(|path| RawText::from(path.clone().into_os_string())).collect(),
+            examples: left_out
+                .examples
+                .iter()
+                .map(|path| RawText::from(path.clone().into_os_string()))
+                .collect(),
         },
         progress: Progress {
             files: progress.files,
@@ -424,7 +431,7 @@ fn own_workspace(share: &Arc<publish::Share>) -> Workspace {
     Workspace {
         id: share.id(),
         name: manifest.name.clone(),
-        description: manifest.description.clone(),
+        description: manifest.description.clone().unwrap_or_default(),
         tags: manifest.tags.clone(),
         snapshot: Some(head.root),
         provisional: head.provisional,
@@ -434,7 +441,7 @@ fn own_workspace(share: &Arc<publish::Share>) -> Workspace {
         access: own_access(share),
         allowed: true,
         path: RawText::from(share.root_path().as_os_str().to_owned()),
-        environments: manifest.environment_names(),
+        environments: manifest.environment_names().map(str::to_owned).collect(),
     }
 }
 

@@ -48,8 +48,13 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), File
     let disk = |source| FileError::Disk { doing: "write", path: path.to_path_buf(), source };
     let bytes = serde_json::to_vec_pretty(value).map_err(|error| disk(error.into()))?;
     let temporary = path.with_extension("new");
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(disk)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(disk)?;
     file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(disk)?;
     fs::rename(&temporary, path).map_err(disk)?;
     let folder = path.parent().unwrap_or(Path::new("/"));

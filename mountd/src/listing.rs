@@ -51,9 +51,11 @@ pub(crate) async fn keep(node: Arc<Node>) {
 /// All hosts with something to show, this one among them.
 fn listing(node: &Node) -> Listing {
     let mut hosts = BTreeMap::new();
-    let own = node.sharing.list().into_iter().map(|share| {
-        (share.manifest().name.clone(), Place::Local(share.root_path().to_path_buf()))
-    });
+    let own = node
+        .sharing
+        .list()
+        .into_iter()
+        .map(|share| (share.manifest().name.clone(), Place::Local(share.root_path().to_path_buf())));
     let own = HostListing { state: HostState::Local, places: own.collect() };
     if !own.places.is_empty() {
         hosts.insert(node.host.clone(), own);

@@ -93,7 +93,11 @@ pub(crate) fn mounted_id(owner: &NodeId, workspace: &WorkspaceId) -> WorkspaceId
 
 impl Neighbours {
     /// Opens the book of what was known before.
-    pub(crate) fn open(state: &Path, own_host: HostName, credentials: Credentials) -> Result<Arc<Self>, files::FileError> {
+    pub(crate) fn open(
+        state: &Path,
+        own_host: HostName,
+        credentials: Credentials,
+    ) -> Result<Arc<Self>, files::FileError> {
         let file = state.join("peers.json");
         let book: Book = files::read_json(&file)?.unwrap_or_default();
         Ok(Arc::new(Self {
@@ -145,7 +149,9 @@ impl Neighbours {
                 self.contact(Target::Node(peer.id), &discovery);
             }
             match changes.recv().await {
-                Ok(Change::Joined(_) | Change::Restarted(_) | Change::Updated(_)) => self.retry.notify_waiters(),
+                Ok(Change::Joined(_) | Change::Restarted(_) | Change::Updated(_)) => {
+                    self.retry.notify_waiters()
+                }
                 Ok(Change::Alert(alert)) => self.note_alert(&alert),
                 Ok(Change::Away(_) | Change::Left(_)) => {}
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
@@ -160,7 +166,9 @@ impl Neighbours {
             Alert::Cloned { id, hostname, from } => {
                 (id, format!("two running nodes have the identity of {hostname}: {from:?}"))
             }
-            Alert::Forged { claimed, from } => (claimed, format!("{from} announced itself in this node's name")),
+            Alert::Forged { claimed, from } => {
+                (claimed, format!("{from} announced itself in this node's name"))
+            }
             Alert::OwnIdentity { from } => {
                 tracing::warn!(%from, "another running node has this node's own identity");
                 return;
@@ -175,7 +183,11 @@ impl Neighbours {
     }
 
     /// Adds a peer by address and remembers it.
-    pub(crate) fn add(self: &Arc<Self>, address: &PeerAddress, discovery: &Discovery) -> Result<(), files::FileError> {
+    pub(crate) fn add(
+        self: &Arc<Self>,
+        address: &PeerAddress,
+        discovery: &Discovery,
+    ) -> Result<(), files::FileError> {
         let address = address.to_string();
         self.book().addresses.entry(address.clone()).or_default();
         self.save()?;
@@ -311,7 +323,10 @@ impl Neighbours {
     fn folder(&self, book: &Book, id: NodeId, name: &HostName) -> HostName {
         let taken = |folder: &HostName| {
             *folder == self.own_host
-                || book.neighbours.iter().any(|(other, neighbour)| *other != id && neighbour.folder == *folder)
+                || book
+                    .neighbours
+                    .iter()
+                    .any(|(other, neighbour)| *other != id && neighbour.folder == *folder)
         };
         if !taken(name) {
             return name.clone();

@@ -10,7 +10,10 @@ use std::{
 use tokio::{net::TcpListener, sync::watch};
 use twinshare::{
     api::{self, Claim, DaemonArguments, Token},
-    discovery::{ANNOUNCE_INTERVAL, DISCOVERY_PORT, Discovery, DiscoveryConfig, Facts, InterfaceRules, Resources, Signer},
+    discovery::{
+        ANNOUNCE_INTERVAL, DISCOVERY_PORT, Discovery, DiscoveryConfig, Facts, InterfaceRules, Resources,
+        Signer,
+    },
     fetch::{FetchOptions, Fetcher},
     peer::{Credentials, Identity},
     publish::{Shares, SharesOptions},
@@ -89,7 +92,10 @@ pub(crate) async fn run(
 
     let shares = Shares::open(
         &arguments.state,
-        SharesOptions { exclude: vec![arguments.mount.clone(), arguments.state.clone(), arguments.cache.clone()], ..SharesOptions::default() },
+        SharesOptions {
+            exclude: vec![arguments.mount.clone(), arguments.state.clone(), arguments.cache.clone()],
+            ..SharesOptions::default()
+        },
     )?;
     let sharing = Sharing::open(&arguments.state, identity.clone(), host.clone(), share_port, shares)?;
     let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone())?;
@@ -153,7 +159,8 @@ pub(crate) async fn run(
     let service = {
         let shutdown = shutdown();
         tokio::spawn(async move {
-            if let Err(error) = twinshare::peer::serve(share_listener, &credentials, sharing, shutdown).await {
+            if let Err(error) = twinshare::peer::serve(share_listener, &credentials, sharing, shutdown).await
+            {
                 tracing::error!(%error, "the share service ended");
             }
         })
@@ -190,9 +197,10 @@ fn default_host(id: NodeId) -> HostName {
     let name = rustix::system::uname();
     let name = name.nodename().to_string_lossy();
     let short = name.split('.').next().unwrap_or_default();
-    short.parse().or_else(|_| format!("node-{}", id.short()).parse()).unwrap_or_else(|_| {
-        unreachable!("'node-' and hexadecimal digits are a name")
-    })
+    short
+        .parse()
+        .or_else(|_| format!("node-{}", id.short()).parse())
+        .unwrap_or_else(|_| unreachable!("'node-' and hexadecimal digits are a name"))
 }
 
 /// The share service's listener: on the port that was asked for, else the usual one, else any.

@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use twinshare::{
     blob::Blob,
-    peer::{self, Catalogue, Head, Identity, NodeInfo, OwnerPath, Refusal, ServeError, Served, ServedWorkspace, SignedHead, WorkspaceInfo},
+    peer::{
+        self, Catalogue, Head, Identity, NodeInfo, OwnerPath, Refusal, ServeError, Served, ServedWorkspace,
+        SignedHead, WorkspaceInfo,
+    },
     publish::{self, Access, PublishError, Share, ShareOptions, Shares},
     types::{Digest, HostName, Name, NodeId, WorkspaceId, WorkspaceName},
 };
@@ -215,11 +218,11 @@ impl Sharing {
         Some(WorkspaceInfo {
             id: share.id(),
             name: manifest.name.clone(),
-            description: manifest.description.clone(),
+            description: manifest.description.clone().unwrap_or_default(),
             tags: manifest.tags.clone(),
             path,
             head: SignedHead::sign(signed, &self.identity),
-            environments: manifest.environment_names(),
+            environments: manifest.environment_names().map(str::to_owned).collect(),
             access: match share.access() {
                 Access::Public => peer::Access::Public,
                 Access::Ask => peer::Access::Ask,
@@ -238,14 +241,12 @@ impl Sharing {
         let shares = self.shares.list();
         let workspaces: Vec<_> =
             shares.iter().filter(|share| shown(share)).filter_map(|share| self.info(share, reader)).collect();
-        let mut hasher = blake3_of(&workspaces);
-        hasher.truncate(32);
-        Catalogue { tag: hasher, workspaces }
+        Catalogue { tag: tag_of(&workspaces), workspaces }
     }
 }
 
 /// A text that changes with what is listed.
-fn blake3_of(workspaces: &[WorkspaceInfo]) -> String {
+fn tag_of(workspaces: &[WorkspaceInfo]) -> String {
     // Serialising plain data can't fail; should it, another tag only costs a look.
     Digest::of(&serde_json::to_vec(workspaces).unwrap_or_default()).to_string()
 }

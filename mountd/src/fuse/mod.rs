@@ -5,4 +5,4 @@ mod errno;
 mod invalidate;
 mod mount;
 
-pub(crate) use mount::{Mount, MountError, MountOptions};
+pub(crate) use mount::{Mount, MountOptions};
