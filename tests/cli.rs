@@ -1,4 +1,5 @@
 //! The command line as a process, against a node that is a few canned answers.
+#![expect(clippy::unwrap_used, reason = "it's all tests here")]
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -71,11 +72,14 @@ struct FakeNode {
 }
 
 impl FakeNode {
-    fn publish(home: &Home, mut answers: Box<Answers>) -> Self {
+    fn publish(home: &Home, answers: Box<Answers>) -> Self {
+        Self::publish_in(Claim::take(&home.path().join("runtime")).unwrap(), answers)
+    }
+
+    fn publish_in(claim: Claim, mut answers: Box<Answers>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let claim = Claim::take(&home.path().join("runtime")).unwrap();
         claim.publish(port, &Token::random()).unwrap();
         let log = asked.clone();
         thread::spawn(move || {
@@ -470,7 +474,7 @@ fn up_returns_when_the_mount_answers_and_leaves_the_node_running() {
     // Its session is its own when it leads it: the 6th field of stat is the session.
     let script = format!(
         "cut -d' ' -f6 /proc/$$/stat > {here}/session; echo $$ > {here}/pid; printf '%s\\n' \"$@\" > {here}/new
-         mv {here}/new {here}/started; exec sleep 1000"
+         mv {here}/new {here}/started; exec sleep 60"
     );
     let program = beside_a_daemon(&home, &script);
     let arguments = ["up", "--name", "lab-3", "--peer", "10.0.0.9", "--mount", "relative"];
@@ -514,9 +518,26 @@ fn up_returns_when_the_mount_answers_and_leaves_the_node_running() {
 }
 
 #[test]
+fn up_and_down_wait_for_a_node_that_is_just_starting() {
+    let home = Home::new();
+    let program = beside_a_daemon(&home, "exit 3");
+    let claim = Claim::take(&home.path().join("runtime")).unwrap();
+    let up = home.command(&program, &["up"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Whether it looks before or after the endpoint is published, it finds a node.
+    let _node = FakeNode::publish_in(claim, Box::new(|endpoint, _| usual(endpoint)));
+    let output = up.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("already up: "), "{}", stderr(&output));
+    // 'down' asks the node that it found, and here it refuses.
+    assert!(home.complaint(&["down"]).contains("there's no such thing"));
+}
+
+#[test]
+#[expect(clippy::zombie_processes, reason = "what stands for the node waits for it")]
 fn down_waits_for_the_end_of_the_node() {
     let home = Home::new();
-    let mut daemon = Command::new("sleep").arg("1000").spawn().unwrap();
+    // It ends by itself, and holds nothing of ours, should this test fail.
+    let mut daemon =
+        Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let pid = daemon.id();
     let node = Arc::new(Mutex::new(None::<FakeNode>));
     let held = node.clone();

@@ -22,7 +22,7 @@ pub struct NodeOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 
-    /// Let nobody write in the mount, not even into local layers
+    /// Let nobody write in the mount
     #[arg(long)]
     pub read_only: bool,
 }

@@ -101,7 +101,7 @@ impl Endpoint {
     /// A file that a killed daemon left is not taken for one: its port may be another program's by now, and that of
     /// another user. The lock tells, since the kernel releases it with the daemon's last breath.
     pub fn find(runtime: &Path) -> Result<Option<Self>, EndpointError> {
-        if !is_locked(&runtime.join(LOCK))? {
+        if !Claim::is_held(runtime)? {
             return Ok(None);
         }
         let path = runtime.join(ENDPOINT);
@@ -135,18 +135,6 @@ fn open_own(path: &Path, options: &OpenOptions) -> Result<Option<File>, Endpoint
     Ok(Some(file))
 }
 
-/// Whether a daemon holds the lock.
-fn is_locked(path: &Path) -> Result<bool, EndpointError> {
-    let Some(file) = open_own(path, OpenOptions::new().read(true))? else { return Ok(false) };
-    match file.try_lock_shared() {
-        Ok(()) => Ok(false),
-        Err(TryLockError::WouldBlock) => Ok(true),
-        Err(TryLockError::Error(source)) => {
-            Err(EndpointError::Disk { doing: "lock", path: path.to_owned(), source })
-        }
-    }
-}
-
 /// A daemon's hold on its runtime folder, from before it does anything until its end.
 #[derive(Debug)]
 pub struct Claim {
@@ -156,6 +144,17 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Whether a daemon has the folder: from when it begins to start, before [`Endpoint::find`] finds it.
+    pub fn is_held(runtime: &Path) -> Result<bool, EndpointError> {
+        let path = runtime.join(LOCK);
+        let Some(file) = open_own(&path, OpenOptions::new().read(true))? else { return Ok(false) };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(source)) => Err(EndpointError::Disk { doing: "lock", path, source }),
+        }
+    }
+
     /// Takes the folder, which is made if need be and closed to other users, or fails when another daemon has it.
     pub fn take(runtime: &Path) -> Result<Self, EndpointError> {
         let disk = |doing, path: &Path| {
@@ -254,6 +253,7 @@ mod tests {
         assert!(Endpoint::find(&runtime).unwrap().is_none());
         let claim = Claim::take(&runtime).unwrap();
         assert!(Endpoint::find(&runtime).unwrap().is_none(), "nothing published yet");
+        assert!(Claim::is_held(&runtime).unwrap());
         let token = Token::random();
         claim.publish(4000, &token).unwrap();
         let found = Endpoint::find(&runtime).unwrap().unwrap();
@@ -263,6 +263,7 @@ mod tests {
         let text = fs::read(runtime.join(ENDPOINT)).unwrap();
         drop(claim);
         assert!(!runtime.join(ENDPOINT).exists());
+        assert!(!Claim::is_held(&runtime).unwrap());
         // As a killed daemon leaves it.
         fs::write(runtime.join(ENDPOINT), text).unwrap();
         assert!(Endpoint::find(&runtime).unwrap().is_none());

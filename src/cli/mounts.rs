@@ -9,8 +9,12 @@ pub(super) fn is_mounted(mounts: &[u8], path: &Path) -> bool {
 }
 
 /// Whether something is mounted at the path now.
+///
+/// Symbolic links on the way are followed, but the mount point itself isn't touched: a dead mount would not answer.
 pub(super) fn is_mounted_now(path: &Path) -> bool {
-    std::fs::read("/proc/self/mounts").is_ok_and(|mounts| is_mounted(&mounts, path))
+    let real = path.parent().and_then(|parent| parent.canonicalize().ok()).zip(path.file_name());
+    let path = real.map_or_else(|| path.to_owned(), |(parent, name)| parent.join(name));
+    std::fs::read("/proc/self/mounts").is_ok_and(|mounts| is_mounted(&mounts, &path))
 }
 
 /// Undoes the kernel's escapes: a backslash and three octal digits for space, tab, newline and backslash.
@@ -40,5 +44,14 @@ mod tests {
         assert!(is_mounted(mounts, Path::new("/proc")));
         assert!(!is_mounted(mounts, Path::new("/home/u")));
         assert!(!is_mounted(mounts, Path::new("proc")));
+    }
+
+    #[test]
+    fn a_mount_is_found_behind_a_symbolic_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/", &link).unwrap();
+        assert!(is_mounted_now(&link.join("proc")));
+        assert!(!is_mounted_now(&link));
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use twinshare::api::{Client, DaemonArguments, Endpoint, Status};
+use twinshare::api::{Claim, Client, DaemonArguments, Endpoint, Status};
 
 use super::{
     arguments::Up,
@@ -45,7 +45,7 @@ pub(super) async fn up(session: &Session, up: Up) -> Result<String, Failure> {
         mount,
         node: up.node,
     };
-    if Endpoint::find(&session.paths.runtime)?.is_some() {
+    if Claim::is_held(&session.paths.runtime)? {
         let status = wait_until_up(session, None).await?;
         return Ok(format!("already up: {}\n", describe(&status)));
     }
@@ -111,28 +111,28 @@ fn start(session: &Session, mut command: Command) -> Result<(Child, Log), Failur
 async fn wait_until_up(session: &Session, mut child: Option<(Child, Log)>) -> Result<Status, Failure> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        // Looked at before the endpoint: so a node that another 'up' started in the meantime is seen.
+        // Looked at before the claim: so a node that another 'up' started in the meantime is seen.
         let ended = match &mut child {
             Some((child, _)) => {
                 child.try_wait().map_err(|error| Failure::new(format!("can't wait for {DAEMON}: {error}")))?
             }
             None => None,
         };
-        let endpoint = Endpoint::find(&session.paths.runtime)?;
-        match (&child, &endpoint, ended) {
-            (Some((_, log)), None, Some(status)) => {
+        let held = Claim::is_held(&session.paths.runtime)?;
+        match (&child, held, ended) {
+            (Some((_, log)), false, Some(status)) => {
                 return Err(Failure::new(format!("the node ended at once ({status}){}", tail(log)))
                     .with_remedy(format!("its log is {}", log.path.display()))
                     .with_remedy("'twinshare doctor' shows what is missing on this machine"));
             }
-            (None, None, _) => {
+            (None, false, _) => {
                 return Err(Failure::new("the node that was running has ended")
                     .with_remedy("try 'twinshare up' again"));
             }
             _ => {}
         }
         // While it starts, it may not answer yet.
-        let answer = match endpoint {
+        let answer = match Endpoint::find(&session.paths.runtime)? {
             Some(endpoint) => Client::new(endpoint)?.status().await.map_err(Failure::from),
             None => Err(Failure::new("its control API isn't there yet")),
         };
@@ -169,7 +169,7 @@ fn tail(log: &Log) -> String {
 }
 
 pub(super) async fn down(session: &Session) -> Result<String, Failure> {
-    let Some(endpoint) = Endpoint::find(&session.paths.runtime)? else {
+    let Some(endpoint) = find(session).await? else {
         if is_mounted_now(&session.paths.mount) {
             return Err(Failure::new(format!(
                 "no node is running, but something is still mounted at {}",
@@ -207,6 +207,24 @@ pub(super) async fn down(session: &Session) -> Result<String, Failure> {
                 Failure::new(format!("the node has ended, but {} is still mounted", mount.display()))
                     .with_remedy(unmount(&mount))
             });
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// The running node; one that is just starting is waited for.
+async fn find(session: &Session) -> Result<Option<Endpoint>, Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Looked at first: a node that is starting will publish its endpoint, or end.
+        let held = Claim::is_held(&session.paths.runtime)?;
+        let found = Endpoint::find(&session.paths.runtime)?;
+        if found.is_some() || !held {
+            return Ok(found);
+        }
+        if Instant::now() > deadline {
+            let message = format!("a node has been starting for {}", duration(PATIENCE.as_secs()));
+            return Err(Failure::new(message).with_remedy(format!("its log is {}", session.log().display())));
         }
         tokio::time::sleep(INTERVAL).await;
     }
