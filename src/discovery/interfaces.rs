@@ -48,6 +48,8 @@ impl Interface {
     /// Whether `address` is reached over this interface without a router.
     pub(super) fn on_link(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|&(own, prefix)| match (own, address) {
+            // What an interface without a netmask is said to have.
+            _ if prefix == 0 => false,
             (IpAddr::V4(own), IpAddr::V4(address)) => {
                 let differing = u32::from(own) ^ u32::from(address);
                 differing.checked_shr(32 - u32::from(prefix.min(32))).unwrap_or(0) == 0
@@ -189,7 +191,7 @@ mod tests {
         }
         assert_eq!(eth0.local(true), Some("10.0.0.7".parse().unwrap()));
         assert_eq!(eth0.local(false), Some("fe80::7".parse().unwrap()));
-        assert!(interface("x", &["10.0.0.1/0"]).on_link("8.8.8.8".parse().unwrap()));
+        assert!(!interface("x", &["10.0.0.1/0"]).on_link("8.8.8.8".parse().unwrap()));
         assert!(!interface("x", &["10.0.0.1/32"]).on_link("10.0.0.2".parse().unwrap()));
     }
 }

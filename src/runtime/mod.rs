@@ -1,1 +1,53 @@
-//! (empty)
+//! Running a workspace's environments. So far one runtime: a process in a bubblewrap sandbox.
+
+mod bubblewrap;
+mod system;
+mod terminal;
+mod venv;
+
+use std::path::PathBuf;
+
+pub use bubblewrap::{SandboxSpec, arguments, find_bubblewrap};
+pub use system::System;
+pub use terminal::terminal_filter;
+pub use venv::{Interpreter, VenvConfig};
+
+/// Why an environment can't be run.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The sandbox program isn't installed.
+    #[error("bubblewrap (bwrap), which isolates what is run, isn't installed: apt-get install bubblewrap")]
+    NoBubblewrap,
+    /// The workspace's original path can't be made in a sandbox.
+    #[error("a workspace that stood at {} can't be run here: {reason}", path.display())]
+    Place {
+        /// The path on the owner's machine.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// There is nothing to run.
+    #[error("there is no command to run")]
+    NoCommand,
+    /// A pyvenv.cfg isn't one.
+    #[error("the environment's pyvenv.cfg {0}")]
+    VenvConfig(&'static str),
+    /// The interpreter that a venv is based on isn't on this machine.
+    #[error("the environment needs Python {version} at {}, which isn't on this machine: {reason}", home.display())]
+    NoInterpreter {
+        /// Its version, such as `3.11`.
+        version: String,
+        /// The folder where its executable is expected.
+        home: PathBuf,
+        /// What was looked for in vain, or why what is there won't do.
+        reason: String,
+    },
+    /// A folder of this machine can't be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
