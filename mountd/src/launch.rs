@@ -1,6 +1,146 @@
-//! stub
+//! Prepares a launch: what the sandbox shows, and how it's started.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    io::Read,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use twinshare::{
+    api::{LaunchPlan, LaunchRequest, Problem, RawText},
+    runtime::{Interpreter, RuntimeError, SandboxSpec, System, VenvConfig, arguments, find_bubblewrap},
+    view::{OUTSIDE, Place},
+};
+
 use crate::node::Node;
-use twinshare::api::{LaunchPlan, LaunchRequest, Problem};
-pub(crate) async fn plan(_: &Node, _: LaunchRequest) -> Result<LaunchPlan, Problem> {
-    Err(Problem::failed("not yet"))
+
+/// Where bubblewrap is looked for.
+const SEARCH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Folders of a workspace that are usually a Python environment.
+const USUAL_VENVS: [&str; 4] = ["", ".venv", "venv", "env"];
+
+/// No pyvenv.cfg is longer, in bytes.
+const MAX_CONFIG: u64 = 64 << 10;
+
+/// Makes the plan that the CLI carries out.
+pub(crate) async fn plan(node: &Node, request: LaunchRequest) -> Result<LaunchPlan, Problem> {
+    let place = format!("{}/{}", request.host, request.workspace);
+    let listing = node.view.listing();
+    let found = listing.hosts.get(&request.host).and_then(|host| host.places.get(&request.workspace));
+    let found = found.ok_or_else(|| {
+        Problem::missing(format!("there is no workspace {place}")).with_remedy("`twinshare ls` shows what is there")
+    })?;
+    let (view, original) = match found {
+        Place::Local(path) => (path.clone(), path.clone()),
+        Place::Remote(mounted) if mounted.root.is_some() => {
+            let view = node.mount.join(request.host.as_str()).join(request.workspace.as_str());
+            (view, PathBuf::from(OsStr::from_bytes(&mounted.original)))
+        }
+        Place::Remote(mounted) => {
+            twinshare::fetch::Holders::knock(&*node.neighbours, &mounted.id);
+            return Err(Problem::denied(format!("the owner of {place} hasn't allowed this node to read it"))
+                .with_remedy("the owner has been asked, and answers with `twinshare requests`"));
+        }
+    };
+    let outside = node.mount.join(OUTSIDE).join(request.host.as_str());
+    // Reads files of the mount, which this very node serves: on a thread of its own.
+    tokio::task::spawn_blocking(move || prepare(view, original, outside, request))
+        .await
+        .map_err(Problem::failed)?
+        .map_err(|error| Problem::failed(format!("can't run in {place}: {error}")))
+}
+
+fn prepare(
+    mount_view: PathBuf,
+    original: PathBuf,
+    outside: PathBuf,
+    request: LaunchRequest,
+) -> Result<LaunchPlan, RuntimeError> {
+    let program = find_bubblewrap(SEARCH.as_ref())?;
+    let command: Vec<OsString> = request.command.iter().map(|word| word.as_os_str().to_owned()).collect();
+    let interpreters = interpreters(&mount_view, &original, &command)?;
+    let uid = rustix::process::geteuid();
+    let spec = SandboxSpec {
+        mount_view,
+        original,
+        outside,
+        command,
+        interpreters,
+        network: request.network,
+        environment: request
+            .environment
+            .iter()
+            .map(|(name, value)| (name.into(), value.as_os_str().to_owned()))
+            .collect(),
+        user: if uid.is_root() { "root".into() } else { format!("user{}", uid.as_raw()).into() },
+        // The user's own home is never shown; an empty one that has the same name wherever one launches.
+        home: if uid.is_root() { "/root".into() } else { format!("/home/user{}", uid.as_raw()).into() },
+        root: uid.is_root(),
+        terminal: request.terminal,
+    };
+    let arguments = arguments(&spec, &System::scan()?)?;
+    Ok(LaunchPlan {
+        program: RawText::from(program.into_os_string()),
+        arguments: arguments.into_iter().map(RawText::from).collect(),
+        environment: BTreeMap::new(),
+    })
+}
+
+/// The base interpreters of the environments that the command may use. That one is missing is an error only for the
+/// environment that the command names.
+fn interpreters(view: &Path, original: &Path, command: &[OsString]) -> Result<Vec<Interpreter>, RuntimeError> {
+    let named = command.first().and_then(|program| named_venv(Path::new(program), original));
+    let mut found: Vec<Interpreter> = Vec::new();
+    let usual = USUAL_VENVS.iter().map(|folder| (Path::new(folder), false));
+    for (folder, needed) in named.as_deref().map(|folder| (folder, true)).into_iter().chain(usual) {
+        // The view is the guest's, and its links never lead out of the mount.
+        let Some(config) = read_config(&view.join(folder).join("pyvenv.cfg")) else { continue };
+        match VenvConfig::parse(&config).and_then(|config| config.find_interpreter()) {
+            Ok(interpreter) if found.contains(&interpreter) => {}
+            Ok(interpreter) => found.push(interpreter),
+            Err(error) if needed => return Err(error),
+            Err(error) => tracing::debug!(%error, folder = %folder.display(), "an environment can't be used here"),
+        }
+    }
+    Ok(found)
+}
+
+/// The folder, from the workspace's root, of the environment in whose `bin` the program is.
+fn named_venv(program: &Path, original: &Path) -> Option<PathBuf> {
+    let program = match program.strip_prefix(original) {
+        Ok(inside) => inside,
+        Err(_) if program.is_relative() => program,
+        Err(_) => return None,
+    };
+    let bin = program.parent()?;
+    let plain = bin.components().all(|part| {
+        matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir)
+    });
+    (plain && bin.ends_with("bin")).then(|| bin.parent().unwrap_or(Path::new("")).to_path_buf())
+}
+
+fn read_config(path: &Path) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    std::fs::File::open(path).ok()?.take(MAX_CONFIG).read_to_end(&mut content).ok()?;
+    Some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_of_a_program_is_the_folder_above_its_bin() {
+        let venv = |program: &str| named_venv(Path::new(program), Path::new("/home/ann/lab"));
+        assert_eq!(venv(".venv/bin/python"), Some(".venv".into()));
+        assert_eq!(venv("./a/b/bin/pytest"), Some("./a/b".into()));
+        assert_eq!(venv("/home/ann/lab/.venv/bin/python"), Some(".venv".into()));
+        assert_eq!(venv("bin/x"), Some("".into()));
+        for other in ["python", "/usr/bin/python3", "../x/bin/python", ".venv/lib/x"] {
+            assert_eq!(venv(other), None, "{other}");
+        }
+    }
 }

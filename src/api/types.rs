@@ -323,9 +323,10 @@ pub struct LaunchRequest {
     /// Whether it may use the network.
     #[serde(default)]
     pub network: bool,
-    /// Whether a terminal is attached.
-    #[serde(default)]
-    pub terminal: bool,
+    /// With a terminal attached: the caller's descriptor, to be inherited by the plan's program, that holds
+    /// [`crate::runtime::terminal_filter`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<i32>,
     /// Variables to set in the environment, besides those that it has anyway.
     #[serde(default)]
     pub environment: BTreeMap<String, RawText>,

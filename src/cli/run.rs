@@ -3,13 +3,17 @@ use std::{
     convert::Infallible,
     env,
     ffi::OsString,
-    io::{self, IsTerminal},
-    os::unix::process::CommandExt,
+    fs::File,
+    io::{self, IsTerminal, Seek, Write},
+    os::{fd::AsRawFd, unix::process::CommandExt},
     path::Path,
     process::Command,
 };
 
-use twinshare::api::{LaunchRequest, RawText};
+use twinshare::{
+    api::{LaunchRequest, RawText},
+    runtime::terminal_filter,
+};
 
 use super::{
     arguments::Run,
@@ -30,12 +34,18 @@ pub(super) async fn run(session: &Session, options: Run) -> Result<Infallible, F
     } else {
         options.command.iter().cloned().map(RawText::from).collect()
     };
+    let filter = if io::stdin().is_terminal() {
+        let filter = terminal_filter_file();
+        Some(filter.map_err(|error| cannot(Failure::new(format!("can't prepare the terminal: {error}"))))?)
+    } else {
+        None
+    };
     let request = LaunchRequest {
         host: host.name.clone(),
         workspace: workspace.name.clone(),
         command,
         network: options.net,
-        terminal: io::stdin().is_terminal(),
+        terminal: filter.as_ref().map(AsRawFd::as_raw_fd),
         environment: passed(env::vars_os()),
     };
     let plan = client.launch(&request).await.map_err(|error| cannot(error.into()))?;
@@ -46,6 +56,14 @@ pub(super) async fn run(session: &Session, options: Run) -> Result<Infallible, F
         .exec();
     Err(cannot(Failure::new(format!("can't start {}: {error}", plan.program)))
         .with_remedy("'twinshare doctor' shows what is missing on this machine"))
+}
+
+/// What keeps the launched from typing into this terminal, in a file that the sandbox's program inherits.
+fn terminal_filter_file() -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("terminal-filter", rustix::fs::MemfdFlags::empty())?);
+    file.write_all(&terminal_filter())?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// The variables that say how the user's terminal and language are: the only ones that reach the environment.

@@ -278,7 +278,7 @@ async fn every_endpoint_answers_the_client() {
         workspace: "lab".parse().unwrap(),
         command: vec!["python".into(), "-V".into()],
         network: false,
-        terminal: false,
+        terminal: None,
         environment: [("TERM".to_owned(), RawText::from("xterm"))].into(),
     };
     let plan = client.launch(&launch).await.unwrap();
