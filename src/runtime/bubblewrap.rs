@@ -185,6 +185,8 @@ impl Line {
 mod tests {
     use std::process::{Command, Output};
 
+    use rustix::io::Errno;
+
     use super::*;
     use crate::runtime::VenvConfig;
 
@@ -416,8 +418,8 @@ mod tests {
             return;
         }
         // Standard output is a pipe: without the filter every one of these is ENOTTY.
-        assert_eq!(asked("0x5412"), libc::EPERM.to_string());
-        assert_eq!(asked("0x541c"), libc::EPERM.to_string());
-        assert_eq!(asked("0x5401"), libc::ENOTTY.to_string());
+        assert_eq!(asked("0x5412"), Errno::PERM.raw_os_error().to_string());
+        assert_eq!(asked("0x541c"), Errno::PERM.raw_os_error().to_string());
+        assert_eq!(asked("0x5401"), Errno::NOTTY.raw_os_error().to_string());
     }
 }

@@ -1,5 +1,7 @@
 //! Keeps what runs in a sandbox from typing into the terminal that it shares with the user's shell.
 
+use rustix::io::Errno;
+
 #[cfg(target_arch = "x86_64")]
 mod native {
     pub(super) const ARCHITECTURE: u32 = 0xc000_003e;
@@ -32,7 +34,7 @@ pub fn terminal_filter() -> Vec<u8> {
     const NUMBER: u32 = 0;
     const ABI: u32 = 4;
     const REQUEST: u32 = if cfg!(target_endian = "little") { 24 } else { 28 };
-    const DENY: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    const DENY: u32 = libc::SECCOMP_RET_ERRNO | Errno::PERM.raw_os_error() as u32;
     // (code, value, jump if equal, jump if not): jumps count the instructions that are skipped.
     let program: [(u16, u32, u8, u8); 13] = [
         (LOAD, ABI, 0, 0),
