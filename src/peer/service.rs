@@ -366,10 +366,9 @@ async fn catalogue(
         return Err(ServiceError::invalid("that is no tag of a catalogue"));
     }
     let mut wait = pin!(sleep(Duration::from_secs(query.wait.min(MAX_WAIT))));
+    // Watched before the catalogue is made, so that no change falls between the two.
     let mut changes = service.shares.changes();
     loop {
-        // Marked as seen before the catalogue is made, so that no change falls between the two.
-        changes.mark_unchanged();
         let shares = service.shares.clone();
         let catalogue = service.blocking(move || shares.catalogue(reader)).await?;
         if query.after.as_ref() != Some(&catalogue.tag) {

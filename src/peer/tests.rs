@@ -1,7 +1,7 @@
 //! Two nodes over TLS on loopback, and servers that don't keep to the rules.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
     ops::Range,
     sync::{
@@ -294,6 +294,27 @@ async fn a_client_with_another_nodes_statement_or_none_is_refused() {
     assert!(server.shares.readers.lock().unwrap().is_empty());
 }
 
+#[tokio::test]
+async fn a_node_that_calls_itself_another_is_refused() {
+    let server = Server::with(Shares::new(identity(1)), Credentials::new(&identity(2)).unwrap()).await;
+    let error = connect(&identity(3), server.address, Expected::Any).await.unwrap_err();
+    assert!(matches!(error, PeerError::Misbehaved { peer, .. } if peer == identity(2).id()), "{error}");
+}
+
+#[tokio::test]
+async fn a_copied_certificate_without_its_key_is_of_no_use() {
+    let owner = Credentials::new(&identity(1)).unwrap();
+    let thief = Credentials::new(&identity(2)).unwrap();
+    let copied = owner.with_key_of(&thief);
+    let server = Server::with(Shares::new(identity(1)), copied.clone()).await;
+    let error = connect(&identity(3), server.address, Expected::Any).await.unwrap_err();
+    assert!(matches!(error, PeerError::Unreachable { .. }), "{error}");
+
+    let server = Server::new(Shares::new(identity(4))).await;
+    let client = PeerClient::connect(&copied, &[server.address], Expected::Any, IDLE).await;
+    assert!(matches!(client, Err(PeerError::Unreachable { .. })), "{client:?}");
+}
+
 /// A client as browsers and curl are: it shows no certificate and takes any.
 async fn anonymous(address: SocketAddr, request: &str) -> String {
     let credentials = Credentials::new(&identity(9)).unwrap();
@@ -479,8 +500,8 @@ async fn a_subtree_comes_in_one_answer_without_repeats() {
     assert_eq!(found, [(0, a), (0, leaf), (1, a)]);
 }
 
-#[tokio::test]
-async fn a_subtree_ends_at_its_budget() {
+/// A tree whose objects don't fit into one answer.
+fn wide() -> (Shares, Digest) {
     let shares = Shares::new(identity(1));
     let folders: Vec<Entry> = (0..300)
         .map(|n| {
@@ -490,7 +511,13 @@ async fn a_subtree_ends_at_its_budget() {
         .collect();
     let root = write_folder(&folders, &shares).unwrap();
     let total: usize = shares.trees.lock().unwrap().values().map(Bytes::len).sum();
-    assert!(total > SUBTREE_BUDGET + (1 << 20), "{total}");
+    assert!(total > SUBTREE_BUDGET + (2 << 20), "{total}");
+    (shares, root)
+}
+
+#[tokio::test]
+async fn a_subtree_ends_at_its_budget() {
+    let (shares, root) = wide();
     let server = Server::new(shares).await;
     let client = connect(&identity(2), server.address, Expected::Any).await.unwrap();
     let pieces = vec![PieceRequest::Tree { tree: root, subtree: true }];
@@ -676,6 +703,15 @@ async fn hostile_answers_are_errors() {
     let mut flipped = slice.clone();
     flipped[100] ^= 1;
 
+    let (wide_shares, wide_root) = wide();
+    let wide_objects = wide_shares.trees.into_inner().unwrap();
+    let mut wide_answer = Vec::new();
+    let mut queue = VecDeque::from([wide_root]);
+    while let Some(digest) = queue.pop_front() {
+        queue.extend(answer::children(&wide_objects[&digest]).unwrap());
+        wide_answer.extend(framed(Kind::Trees, 0, &bundle(&[&wide_objects[&digest]])));
+    }
+
     // What is asked, what is answered, what the error says, and how many pieces come before it.
     let cases: Vec<(Vec<PieceRequest>, Vec<u8>, &str, usize)> = vec![
         (vec![hello.clone()], b"<html>no frames at all</html>".to_vec(), "unknown kind", 0),
@@ -752,6 +788,34 @@ async fn hostile_answers_are_errors() {
         ),
         (vec![tree(true)], framed(Kind::Trees, 0, &bundle(&[&object(root)])[..20]), "cut off", 0),
         (vec![tree(true)], framed(Kind::Trees, 0, &[]), "cut off", 0),
+        (
+            vec![hello.clone(), tree(true)],
+            [
+                good.clone(),
+                framed(Kind::Trees, 1, &bundle(&[&object(root)])),
+                framed(Kind::Trees, 0, &bundle(&[&object(leaf)])),
+            ]
+            .concat(),
+            "out of turn",
+            2,
+        ),
+        (
+            // The object is named below the first piece, but not below the second.
+            vec![tree(true), PieceRequest::Tree { tree: stranger, subtree: true }],
+            [
+                framed(Kind::Trees, 0, &bundle(&[&object(root)])),
+                framed(Kind::Trees, 1, &bundle(&[&object(stranger), &object(leaf)])),
+            ]
+            .concat(),
+            "wasn't asked for",
+            3,
+        ),
+        (
+            vec![PieceRequest::Tree { tree: wide_root, subtree: true }],
+            wide_answer,
+            "more tree objects",
+            usize::MAX,
+        ),
         (
             vec![PieceRequest::Tree { tree: Digest::of(b"no tree"), subtree: false }],
             framed(Kind::Trees, 0, &bundle(&[b"no tree"])),

@@ -127,6 +127,17 @@ impl Credentials {
         Ok(Self { node, key: Arc::new(key.into()), provider })
     }
 
+    /// This certificate with another's key, as a thief of certificates would have them.
+    #[cfg(test)]
+    pub(super) fn with_key_of(&self, other: &Self) -> Self {
+        use rustls::client::ResolvesClientCert;
+        let pair = |credentials: &Self| {
+            credentials.key.resolve(&[], &[SignatureScheme::ECDSA_NISTP256_SHA256]).unwrap()
+        };
+        let key = CertifiedKey::new(pair(self).cert.clone(), pair(other).key.clone());
+        Self { key: Arc::new(key.into()), ..self.clone() }
+    }
+
     /// The node whose credentials these are.
     pub fn node(&self) -> NodeId {
         self.node
@@ -209,6 +220,16 @@ fn refused(error: StatementError) -> rustls::Error {
     rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
 }
 
+/// Checks that the other side has the certificate's key: it signed what was said in the handshake.
+fn possession(
+    provider: &CryptoProvider,
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    verify_tls13_signature(message, certificate, signature, &provider.signature_verification_algorithms)
+}
+
 /// Nodes speak TLS 1.3 alone; earlier versions are not even offered.
 fn no_tls12() -> rustls::Error {
     rustls::Error::General("nodes speak TLS 1.3 only".into())
@@ -254,12 +275,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
+        possession(&self.provider, message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -339,12 +355,7 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
+        possession(&self.provider, message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

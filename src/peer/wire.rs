@@ -507,6 +507,8 @@ mod tests {
         );
         assert_eq!(serde_json::from_str::<BatchRequest>(&json).unwrap(), request);
         request.check().unwrap();
+        let unknown = json.replace("\"subtree\":true", "\"depth\":1");
+        assert!(serde_json::from_str::<BatchRequest>(&unknown).is_err());
     }
 
     #[test]
