@@ -401,12 +401,8 @@ fn described(share: &Arc<publish::Share>) -> Share {
         files: head.totals.files,
         bytes: head.totals.bytes,
         left_out: LeftOut {
-            count: left_out.count,
-            examples: left_out
-                .examples
-                .iter()
-                .map(|path| RawText::from(path.clone().into_os_string()))
-                .collect(),
+            count: left_out.counts.values().sum(),
+            examples: left_out.first.into_iter().map(|(path, _)| RawText::from(path)).collect(),
         },
         progress: Progress {
             files: progress.files,

@@ -31,7 +31,8 @@ pub(crate) async fn plan(node: &Node, request: LaunchRequest) -> Result<LaunchPl
     let listing = node.view.listing();
     let found = listing.hosts.get(&request.host).and_then(|host| host.places.get(&request.workspace));
     let found = found.ok_or_else(|| {
-        Problem::missing(format!("there is no workspace {place}")).with_remedy("`twinshare ls` shows what is there")
+        Problem::missing(format!("there is no workspace {place}"))
+            .with_remedy("`twinshare ls` shows what is there")
     })?;
     let (view, original) = match found {
         Place::Local(path) => (path.clone(), path.clone()),
@@ -91,7 +92,11 @@ fn prepare(
 
 /// The base interpreters of the environments that the command may use. That one is missing is an error only for the
 /// environment that the command names.
-fn interpreters(view: &Path, original: &Path, command: &[OsString]) -> Result<Vec<Interpreter>, RuntimeError> {
+fn interpreters(
+    view: &Path,
+    original: &Path,
+    command: &[OsString],
+) -> Result<Vec<Interpreter>, RuntimeError> {
     let named = command.first().and_then(|program| named_venv(Path::new(program), original));
     let mut found: Vec<Interpreter> = Vec::new();
     let usual = USUAL_VENVS.iter().map(|folder| (Path::new(folder), false));
@@ -102,7 +107,9 @@ fn interpreters(view: &Path, original: &Path, command: &[OsString]) -> Result<Ve
             Ok(interpreter) if found.contains(&interpreter) => {}
             Ok(interpreter) => found.push(interpreter),
             Err(error) if needed => return Err(error),
-            Err(error) => tracing::debug!(%error, folder = %folder.display(), "an environment can't be used here"),
+            Err(error) => {
+                tracing::debug!(%error, folder = %folder.display(), "an environment can't be used here")
+            }
         }
     }
     Ok(found)
@@ -116,9 +123,9 @@ fn named_venv(program: &Path, original: &Path) -> Option<PathBuf> {
         Err(_) => return None,
     };
     let bin = program.parent()?;
-    let plain = bin.components().all(|part| {
-        matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir)
-    });
+    let plain = bin
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir));
     (plain && bin.ends_with("bin")).then(|| bin.parent().unwrap_or(Path::new("")).to_path_buf())
 }
 

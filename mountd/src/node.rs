@@ -93,7 +93,7 @@ pub(crate) async fn run(
     let shares = Shares::open(
         &arguments.state,
         SharesOptions {
-            exclude: vec![arguments.mount.clone(), arguments.state.clone(), arguments.cache.clone()],
+            own: vec![arguments.mount.clone(), arguments.state.clone(), arguments.cache.clone()],
             ..SharesOptions::default()
         },
     )?;

@@ -207,7 +207,7 @@ impl Sharing {
             root: head.root,
             provisional: head.provisional,
             sequence: head.sequence,
-            created: head.created / 1000,
+            created: i64::try_from(head.created / 1000).unwrap_or(i64::MAX),
             files: head.totals.files,
             bytes: head.totals.bytes,
         };

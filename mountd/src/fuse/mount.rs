@@ -1,5 +1,6 @@
 use std::{
     io,
+    os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -7,6 +8,7 @@ use std::{
 };
 
 use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::mount::MountFlags;
 use tokio::sync::mpsc::UnboundedReceiver;
 use twinshare::view::{Invalidation, View};
 
@@ -62,22 +64,34 @@ impl Mount {
         runtime: tokio::runtime::Handle,
     ) -> Result<Self, MountError> {
         let folder = prepare(&options.folder)?;
-        let mut config = Config::default();
-        config.mount_options = vec![
-            // The ':' makes desktops and indexers treat it as remote.
-            MountOption::FSName(format!("twinshare:{}", options.host.replace([',', ' '], "_"))),
-            MountOption::Subtype("twinshare".into()),
-            MountOption::RO,
-            MountOption::NoSuid,
-            MountOption::NoDev,
-            MountOption::NoAtime,
-            MountOption::DefaultPermissions,
-        ];
-        config.acl = SessionACL::Owner;
-        config.n_threads = Some(THREADS);
+        // The ':' makes desktops and indexers treat it as remote.
+        let source = format!("twinshare:{}", options.host.replace([',', ' '], "_"));
         let refused =
             |source: io::Error| MountError::Refused { folder: folder.clone(), hint: hint(&source), source };
-        let session = Session::new(Adapter::new(view, runtime), &folder, &config).map_err(refused)?;
+        let mut config = Config::default();
+        config.acl = SessionACL::Owner;
+        config.n_threads = Some(THREADS);
+        let adapter = Adapter::new(view, runtime);
+        let session = match mount_directly(&folder, &source).map_err(refused)? {
+            Some(device) => Session::from_fd(adapter, device, SessionACL::Owner, config),
+            None => {
+                config.mount_options = vec![
+                    MountOption::FSName(source),
+                    MountOption::Subtype("twinshare".into()),
+                    MountOption::RO,
+                    MountOption::NoSuid,
+                    MountOption::NoDev,
+                    MountOption::NoAtime,
+                    MountOption::DefaultPermissions,
+                ];
+                Session::new(adapter, &folder, &config)
+            }
+        };
+        let session = session.map_err(|error| {
+            // A half-made mount would block whoever looks at it.
+            let _ = detach(&folder);
+            refused(error)
+        })?;
         invalidate::spawn(session.notifier(), invalidations).map_err(refused)?;
         let thread = std::thread::Builder::new().name("fuse".into());
         let session = thread
@@ -111,6 +125,29 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Mounts as root does, without a helper program; none when only the helper may. fuser would do it too, but
+/// leaves out the subtype, by which others see what kind of mount it is.
+fn mount_directly(folder: &Path, source: &str) -> io::Result<Option<OwnedFd>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
+    let options = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    let options = std::ffi::CString::new(options)?;
+    match rustix::mount::mount(source, folder, "fuse.twinshare", flags, options.as_c_str()) {
+        Ok(()) => Ok(Some(device.into())),
+        // Root of a user namespace, for example.
+        Err(rustix::io::Errno::PERM) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
