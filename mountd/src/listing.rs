@@ -6,6 +6,7 @@ use twinshare::{
     peer::Served,
     store::ReadStore,
     tree::Totals,
+    types::Timestamp,
     view::{HostListing, HostState, Listing, Mounted, Place},
 };
 
@@ -74,7 +75,11 @@ fn listing(node: &Node) -> Listing {
                 host: neighbour.folder.clone(),
                 root: info.allowed.then_some(head.root),
                 totals: Totals { files: head.files, bytes: head.bytes },
-                modified: head.created,
+                mode: head.mode,
+                modified: Timestamp {
+                    seconds: head.modified.0,
+                    nanoseconds: head.modified.1.min(999_999_999),
+                },
                 original: info.path.as_bytes().to_vec(),
             };
             shown.insert(name, Place::Remote(mounted));

@@ -208,6 +208,8 @@ impl Sharing {
             provisional: head.provisional,
             sequence: head.sequence,
             created: i64::try_from(head.created / 1000).unwrap_or(i64::MAX),
+            mode: head.mode,
+            modified: (head.modified.seconds, head.modified.nanoseconds),
             files: head.totals.files,
             bytes: head.totals.bytes,
         };

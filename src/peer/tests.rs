@@ -101,6 +101,8 @@ impl Served for Owned {
             provisional: false,
             sequence: version,
             created: 0,
+            mode: 0o755,
+            modified: (0, 0),
             files: 1,
             bytes: 2,
         };

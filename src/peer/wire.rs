@@ -199,6 +199,10 @@ pub struct Head {
     pub sequence: u64,
     /// When it was made, in seconds since 1970.
     pub created: i64,
+    /// The permission bits of the top folder.
+    pub mode: u16,
+    /// When the top folder last changed, as seconds and nanoseconds.
+    pub modified: (i64, u32),
     /// Files and symbolic links in it.
     pub files: u64,
     /// Bytes of the files.
@@ -211,12 +215,16 @@ impl Head {
         let mut message = HEAD_DOMAIN.to_vec();
         let mut cbor = Encoder::new(&mut message);
         let result = cbor
-            .array(7)
+            .array(9)
             .and_then(|cbor| cbor.bytes(self.workspace.as_bytes()))
             .and_then(|cbor| cbor.bytes(self.root.as_bytes()))
             .and_then(|cbor| cbor.bool(self.provisional))
             .and_then(|cbor| cbor.u64(self.sequence))
             .and_then(|cbor| cbor.i64(self.created))
+            .and_then(|cbor| cbor.u16(self.mode))
+            .and_then(|cbor| cbor.array(2))
+            .and_then(|cbor| cbor.i64(self.modified.0))
+            .and_then(|cbor| cbor.u32(self.modified.1))
             .and_then(|cbor| cbor.u64(self.files))
             .and_then(|cbor| cbor.u64(self.bytes));
         match result {
@@ -404,6 +412,8 @@ mod tests {
             provisional: true,
             sequence: 300,
             created: 1_700_000_000,
+            mode: 0o755,
+            modified: (1_600_000_000, 5),
             files: 13_000,
             bytes: 5_000_000_000,
         }
@@ -414,15 +424,15 @@ mod tests {
         let owner = Identity::from_secret([7; 32]);
         let signed = SignedHead::sign(head(), &owner);
         let message = concat!(
-            "7477696e73686172652068656164207631008750",
+            "7477696e73686172652068656164207631008950",
             "11111111111111111111111111111111",
             "582092a2b787a06d7272df43eaf87acc3b9c1d315d79d599d61c285983483e431998",
-            "f519012c1a6553f1001932c81b000000012a05f200"
+            "f519012c1a6553f1001901ed821a5f5e1000051932c81b000000012a05f200"
         );
         let root = "92a2b787a06d7272df43eaf87acc3b9c1d315d79d599d61c285983483e431998";
         let signature = concat!(
-            "50e352dd5711e398c15b6274d6aefa03c9322c5a8534749483077e101b75834f",
-            "fb6aa638971dc2aa826ce0fa9701246870bdad315a10bf7203fff688f9cac90e"
+            "f1837ca1f2959cae320fc3550213ffd450de1bf342d6d80ae55a605d61400e8c",
+            "a5e002e59df3a4ac3791c73e9babe4deeaec29c7caf13a67e7c2814386d7460f"
         );
         assert_eq!(hex::encode(head().signed_bytes()), message);
         let json = serde_json::to_string(&signed).unwrap();
@@ -431,7 +441,7 @@ mod tests {
             format!(
                 concat!(
                     r#"{{"workspace":"11111111111111111111111111111111","root":"{}","provisional":true,"#,
-                    r#""sequence":300,"created":1700000000,"files":13000,"bytes":5000000000,"signature":"{}"}}"#
+                    r#""sequence":300,"created":1700000000,"mode":493,"modified":[1600000000,5],"files":13000,"bytes":5000000000,"signature":"{}"}}"#
                 ),
                 root, signature
             )
@@ -445,12 +455,15 @@ mod tests {
         let signed = SignedHead::sign(head(), &owner);
         assert_eq!(signed.verify(owner.id()), Ok(()));
         assert!(signed.verify(Identity::from_secret([8; 32]).id()).is_err());
-        let changes: [fn(&mut Head); 7] = [
+        let changes: [fn(&mut Head); 10] = [
             |head| head.workspace = WorkspaceId::from_bytes([0x12; 16]),
             |head| head.root = Digest::of(b"other"),
             |head| head.provisional = false,
             |head| head.sequence += 1,
             |head| head.created -= 1,
+            |head| head.mode = 0o700,
+            |head| head.modified.0 += 1,
+            |head| head.modified.1 += 1,
             |head| head.files += 1,
             |head| head.bytes += 1,
         ];

@@ -1,7 +1,9 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet, VecDeque},
-    path::PathBuf,
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock, atomic::Ordering, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -22,7 +24,7 @@ use super::{
 };
 use crate::{
     tree::Totals,
-    types::{Digest, Name},
+    types::{Digest, Name, Timestamp},
     workspace::{MANIFEST_FILE, Manifest},
 };
 
@@ -133,6 +135,8 @@ impl Publisher {
             provisional: true,
             sequence,
             created: least,
+            mode: 0,
+            modified: Timestamp::default(),
             totals: Totals::default(),
         };
         let own = engine.options.own.iter().filter_map(|own| below(&path, own)).collect();
@@ -591,14 +595,17 @@ impl Publisher {
             (root, totals, model.sums().open_files > 0)
         };
         let old = self.share.head();
-        let new = old.root != root || old.provisional != provisional;
+        let (mode, modified) = own_attributes(self.share.root_path()).unwrap_or((old.mode, old.modified));
+        let same = (root, provisional, mode, modified) == (old.root, old.provisional, old.mode, old.modified);
+        let new = !same;
         let sequence = if new { self.next_sequence() } else { old.sequence };
         {
             let mut objects = self.share.objects.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             objects.update(sequence, written, std::mem::take(&mut self.released));
         }
         if new {
-            let head = Head { root, provisional, sequence, created: milliseconds_now(), totals };
+            let created = milliseconds_now();
+            let head = Head { root, provisional, sequence, created, mode, modified, totals };
             self.share.heads.send_modify(|published| published.head = head);
             self.share.engine.note_change();
         }
@@ -615,6 +622,14 @@ impl Publisher {
         }
         self.sequence
     }
+}
+
+/// The permission bits and the time of a workspace's own folder, which no folder lists.
+fn own_attributes(folder: &Path) -> io::Result<(u16, Timestamp)> {
+    let found = std::fs::metadata(folder)?;
+    let modified =
+        Timestamp { seconds: found.mtime(), nanoseconds: u32::try_from(found.mtime_nsec()).unwrap_or(0) };
+    Ok(((found.mode() & 0o7777) as u16, modified))
 }
 
 impl Share {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     tree::Totals,
-    types::{Digest, WorkspaceId},
+    types::{Digest, Timestamp, WorkspaceId},
     workspace::Manifest,
 };
 
@@ -53,6 +53,10 @@ pub struct Head {
     pub sequence: u64,
     /// When it was published, in milliseconds since 1970.
     pub created: u64,
+    /// The permission bits of the workspace's own folder.
+    pub mode: u16,
+    /// When that folder last changed.
+    pub modified: Timestamp,
     /// What it holds.
     pub totals: Totals,
 }

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
     tree::Totals,
-    types::{Digest, HostName, WorkspaceId, WorkspaceName},
+    types::{Digest, HostName, Timestamp, WorkspaceId, WorkspaceName},
 };
 
 /// What the mount shows at its two upper levels: hosts, and their workspaces.
@@ -52,8 +52,10 @@ pub struct Mounted {
     pub root: Option<Digest>,
     /// What is in it.
     pub totals: Totals,
-    /// When the snapshot was made, in seconds since 1970: shown as the root folder's time.
-    pub modified: i64,
+    /// The root folder's permission bits.
+    pub mode: u16,
+    /// When the root folder last changed.
+    pub modified: Timestamp,
     /// The absolute path of the workspace on its owner's machine.
     pub original: Vec<u8>,
 }

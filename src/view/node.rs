@@ -3,7 +3,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use super::listing::{Mounted, Place};
 use crate::{
     tree::{Attributes, Entry, Kind, Owner},
-    types::{HostName, Name, Timestamp},
+    types::{HostName, Name},
 };
 
 /// The number of a node: the same for the same path and version after forgetting, remounting and restarting.
@@ -65,9 +65,9 @@ impl Remote {
     /// The root of a workspace.
     pub(super) fn root(mounted: &Mounted) -> Option<Self> {
         let attributes = Attributes {
-            mode: 0o755,
+            mode: mounted.mode & 0o1777,
             owner: Owner::Sharer,
-            modified: Timestamp { seconds: mounted.modified, nanoseconds: 0 },
+            modified: mounted.modified,
             token: 0,
             link: None,
         };

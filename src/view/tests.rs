@@ -120,7 +120,8 @@ impl Bench {
             host: "ann".parse().unwrap(),
             root,
             totals: Totals { files: 3, bytes: 10 },
-            modified: 42,
+            mode: 0o750,
+            modified: Timestamp { seconds: 42, nanoseconds: 7 },
             original: b"/home/ann/lab".to_vec(),
         };
         let places = BTreeMap::from([
@@ -187,7 +188,8 @@ fn the_upper_levels_are_hosts_and_workspaces() {
         (mine.kind, bench.view.readlink(mine.ino).unwrap()),
         (FileKind::Link, b"/home/me/mine".to_vec())
     );
-    assert_eq!(bench.walk("ann/lab").unwrap().modified.seconds, 42);
+    let lab = bench.walk("ann/lab").unwrap();
+    assert_eq!((lab.mode, lab.modified), (0o750, Timestamp { seconds: 42, nanoseconds: 7 }));
     assert_eq!(bench.walk("ann/none").unwrap_err(), ViewError::NotFound);
     assert_eq!(bench.names(bench.walk(".outside/ann").unwrap().ino), [".", ".."]);
     assert_eq!(bench.view.getattr(Ino(12345)), Err(ViewError::UnknownInode(12345)));
