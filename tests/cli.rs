@@ -1,6 +1,5 @@
 //! The command line as a process, against a node that is a few canned answers.
 #![expect(clippy::unwrap_used, reason = "it's all tests here")]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,

@@ -52,7 +52,7 @@ impl Control for Node {
     }
 
     async fn shares(&self) -> Vec<Share> {
-        self.sharing.list().iter().map(|share| described(share)).collect()
+        self.sharing.list().iter().map(described).collect()
     }
 
     async fn share(&self, request: ShareRequest) -> Result<Share, Problem> {
@@ -90,7 +90,7 @@ impl Control for Node {
             address: None,
             version: env!("CARGO_PKG_VERSION").into(),
             last_seen: None,
-            workspaces: self.sharing.list().iter().map(|share| own_workspace(share)).collect(),
+            workspaces: self.sharing.list().iter().map(own_workspace).collect(),
         };
         let listing = self.view.listing();
         let mut others: Vec<Host> = Vec::new();

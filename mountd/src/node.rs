@@ -241,7 +241,7 @@ fn facts(host: HostName, port: u16, sharing: Arc<Sharing>) -> Box<dyn Fn() -> Fa
         version: env!("CARGO_PKG_VERSION").into(),
         environments: sharing::names(&sharing.list()),
         features: vec!["process".into()],
-        resources: resources.clone(),
+        resources,
         catalogue: sharing.tag(),
     })
 }

@@ -101,7 +101,7 @@ impl Sharing {
     pub(crate) fn resume(&self) {
         let shared = self.book().shares.clone();
         for Shared { path, name, access } in shared {
-            let options = ShareOptions { name: Some(name), access, ..ShareOptions::default() };
+            let options = ShareOptions { name: Some(name), access };
             if let Err(error) = self.shares.add(&path, options) {
                 tracing::warn!(%error, path = %path.display(), "can't share this folder again");
             }
@@ -136,7 +136,7 @@ impl Sharing {
     ) -> Result<Arc<Share>, SharingError> {
         let before = self.book().shares.iter().find(|shared| shared.path == path).map(|shared| shared.access);
         let access = access.or(before).unwrap_or_default();
-        let share = self.shares.add(path, ShareOptions { name, access, ..ShareOptions::default() })?;
+        let share = self.shares.add(path, ShareOptions { name, access })?;
         let shared =
             Shared { path: share.root_path().to_path_buf(), name: share.manifest().name.clone(), access };
         let mut book = self.book();

@@ -180,7 +180,7 @@ async fn a_read_brings_what_it_touches_and_is_local_the_second_time() {
 #[tokio::test]
 async fn requests_for_the_same_range_share_one_fetch() {
     let large = sample(2 << 20, 1);
-    let owner = Owner::new(&[large.clone()]);
+    let owner = Owner::new(std::slice::from_ref(&large));
     let (fetcher, _) = fetcher(&[&owner]);
     let reads = (0..50).map(|_| read(&fetcher, &large, 0, large.len()));
     join_all(reads).await.into_iter().for_each(Result::unwrap);
@@ -208,7 +208,7 @@ async fn what_waits_travels_together() {
 #[tokio::test]
 async fn sequential_reading_is_kept_ahead_of() {
     let large = sample(16 << 20, 1);
-    let owner = Owner::new(&[large.clone()]);
+    let owner = Owner::new(std::slice::from_ref(&large));
     let (fetcher, _) = fetcher(&[&owner]);
     for offset in (0..large.len()).step_by(128 << 10) {
         read(&fetcher, &large, offset, 128 << 10).await.unwrap();
@@ -238,7 +238,7 @@ async fn failures_say_what_they_are() {
         (Mood::Denies, SourceError::Denied),
         (Mood::KnowsNothing, SourceError::Changed),
     ] {
-        let owner = Owner::with_mood(&[bytes.clone()], mood);
+        let owner = Owner::with_mood(std::slice::from_ref(&bytes), mood);
         let (fetcher, _) = fetcher(&[&owner]);
         assert_eq!(read(&fetcher, &bytes, 0, 1).await, Err(error.clone()));
         assert_eq!(fetcher.tree(&ID, &Digest::of(b"x")).await, Err(error));
@@ -253,7 +253,7 @@ async fn failures_say_what_they_are() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_holder_is_given_up_at_the_deadline() {
     let bytes = sample(1000, 0);
-    let owner = Owner::with_mood(&[bytes.clone()], Mood::NeverAnswers);
+    let owner = Owner::with_mood(std::slice::from_ref(&bytes), Mood::NeverAnswers);
     let (fetcher, _) = fetcher(&[&owner]);
     let start = tokio::time::Instant::now();
     assert_eq!(read(&fetcher, &bytes, 0, 1).await, Err(SourceError::TimedOut));

@@ -15,6 +15,7 @@ mod bed_itself;
 mod edit;
 mod launch;
 mod laziness;
+mod plain_user;
 mod security;
 mod semantics;
 mod venv;
