@@ -1,1 +1,5 @@
-//! (empty)
+//! A workspace's own description: the file workspace.yaml at its root.
+
+mod manifest;
+
+pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};
