@@ -256,7 +256,10 @@ mod tests {
     #[test]
     fn unknown_fields_and_their_order_survive_a_rewrite() {
         let folder = folder();
-        write(&folder, "zebra: [1, {two: 3}]\ndescription: A lab\nid: '00112233445566778899aabbccddeeff'\nalpha: yes\nname: old\n");
+        write(
+            &folder,
+            "zebra: [1, {two: 3}]\ndescription: A lab\nid: '00112233445566778899aabbccddeeff'\nalpha: yes\nname: old\n",
+        );
         let renamed = Manifest::load_or_create(folder.path(), Some("new".parse().unwrap())).unwrap();
         assert_eq!(renamed.id.to_string(), "00112233445566778899aabbccddeeff");
         let text = text(&folder);
@@ -270,7 +273,10 @@ mod tests {
     #[test]
     fn a_manifest_without_id_is_completed() {
         let folder = folder();
-        write(&folder, "name: lab\nenvironments: [py, {name: web, port: 80}, {port: 1}]\nprojects: [{name: a}]\n");
+        write(
+            &folder,
+            "name: lab\nenvironments: [py, {name: web, port: 80}, {port: 1}]\nprojects: [{name: a}]\n",
+        );
         assert_eq!(Manifest::load(folder.path()).unwrap(), None);
         let manifest = Manifest::load_or_create(folder.path(), None).unwrap();
         assert_eq!(manifest.environment_names().collect::<Vec<_>>(), ["py", "web"]);
@@ -290,7 +296,9 @@ mod tests {
     #[test]
     fn a_damaged_manifest_is_an_error_with_its_place_and_stays() {
         let folder = folder();
-        for bad in ["name: lab\nid: [1\n", "name: lab\ntags: 5\n", "name: ../up\n", "id: zz\n", "- a\n", "\u{1}"] {
+        for bad in
+            ["name: lab\nid: [1\n", "name: lab\ntags: 5\n", "name: ../up\n", "id: zz\n", "- a\n", "\u{1}"]
+        {
             write(&folder, bad);
             let error = Manifest::load_or_create(folder.path(), Some("x".parse().unwrap())).unwrap_err();
             let message = error.to_string();
