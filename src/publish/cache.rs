@@ -10,7 +10,7 @@ use redb::{
 };
 
 use super::{
-    model::HashedContent,
+    item::HashedContent,
     place::{Inode, Status},
 };
 use crate::{
@@ -178,6 +178,12 @@ impl Known {
     /// Where nothing is known.
     pub(super) fn nothing() -> Self {
         Self(None)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> u64 {
+        use redb::ReadableTableMetadata;
+        self.0.as_ref().map_or(0, |table| table.len().unwrap())
     }
 
     /// The content of a file, if it was hashed when it had exactly this status.

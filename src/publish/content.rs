@@ -10,7 +10,7 @@ use rustix::{
 };
 
 use super::{
-    model::HashedContent,
+    item::HashedContent,
     place::{Root, Status, means_changed, status_of},
 };
 use crate::{

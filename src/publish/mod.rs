@@ -8,6 +8,7 @@
 
 mod cache;
 mod content;
+mod item;
 mod model;
 mod objects;
 mod place;
@@ -18,6 +19,7 @@ mod serve;
 mod share;
 mod shares;
 mod watch;
+mod write;
 
 #[cfg(test)]
 mod tests;

@@ -4,12 +4,13 @@ use std::{
 };
 
 use super::{
-    place::{Inode, join, number},
+    item::{Item, ItemKind, Stat, State},
+    place::Inode,
     rules::{Reason, Rules},
 };
 use crate::{
-    tree::{Attributes, Content, Entry, Extent, HardLink, Kind, Owner, Totals, TreeSink, write_folder},
-    types::{Digest, Name, Timestamp},
+    tree::Totals,
+    types::{Digest, Name},
 };
 
 /// A folder of a workspace, for as long as it exists. Numbers are never used twice.
@@ -25,125 +26,11 @@ impl FolderId {
     const NONE: Self = Self(u32::MAX - 1);
 }
 
-/// One name, as it was last seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Item {
-    pub(super) name: Name,
-    pub(super) mode: u16,
-    pub(super) owner: Owner,
-    pub(super) modified: Timestamp,
-    /// The version token of what `stat` told.
-    pub(super) token: u64,
-    /// The inode, if it has other names somewhere.
-    pub(super) shared: Option<Box<Inode>>,
-    pub(super) kind: ItemKind,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ItemKind {
-    Folder(FolderId),
-    File { size: u64, state: State },
-    Link(Box<[u8]>),
-}
-
-/// How far a file's content is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum State {
-    /// It has to be hashed.
-    Pending,
-    /// It is being hashed, or will be at a known time.
-    Taken,
-    /// The blob's digest.
-    Hashed(Digest),
-    /// The same for a sparse file.
-    Sparse(Box<SparseContent>),
-    /// The content differs from what the same token stood for before, since it changed within a tick of the file
-    /// system's clock: the published token is another one.
-    Revised(Box<HashedContent>),
-    /// It can't be read, and so isn't shared.
-    Unreadable,
-}
-
-/// A sparse file's content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SparseContent {
-    pub(super) digest: Digest,
-    pub(super) extents: Box<[Extent]>,
-}
-
-/// What hashing a file finds out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HashedContent {
-    /// The digest of the bytes, or, for a sparse file, of its data.
-    pub(super) digest: Digest,
-    /// Where the data is in a sparse file.
-    pub(super) extents: Option<Box<[Extent]>>,
-}
-
-impl From<HashedContent> for State {
-    fn from(content: HashedContent) -> Self {
-        let HashedContent { digest, extents } = content;
-        match extents {
-            Some(extents) => Self::Sparse(Box::new(SparseContent { digest, extents })),
-            None => Self::Hashed(digest),
-        }
-    }
-}
-
-impl State {
-    /// The digest of the blob, once it is known.
-    pub(super) fn digest(&self) -> Option<Digest> {
-        match self {
-            Self::Hashed(digest) => Some(*digest),
-            Self::Sparse(content) => Some(content.digest),
-            Self::Revised(content) => Some(content.digest),
-            Self::Pending | Self::Taken | Self::Unreadable => None,
-        }
-    }
-
-    /// Where the data of a sparse file is.
-    pub(super) fn extents(&self) -> Option<&[Extent]> {
-        match self {
-            Self::Sparse(content) => Some(&content.extents),
-            Self::Revised(content) => content.extents.as_deref(),
-            _ => None,
-        }
-    }
-
-    /// Whether others see the file.
-    pub(super) fn is_shared(&self) -> bool {
-        !matches!(self, Self::Unreadable)
-    }
-
-    fn is_open(&self) -> bool {
-        matches!(self, Self::Pending | Self::Taken)
-    }
-
-    /// The entry's content; `None` for what isn't shared.
-    fn content(&self) -> Option<Content> {
-        if !self.is_shared() {
-            return None;
-        }
-        Some(match (self.digest(), self.extents()) {
-            (Some(blob), Some(extents)) => Content::Sparse { blob, extents: extents.into() },
-            (Some(digest), None) => Content::Blob(digest),
-            (None, _) => Content::Pending,
-        })
-    }
-}
-
-impl Item {
-    fn digest(&self) -> Option<Digest> {
-        match &self.kind {
-            ItemKind::File { state, .. } => state.digest(),
-            _ => None,
-        }
-    }
-}
-
 /// What a look at one folder found.
 #[derive(Debug)]
 pub(super) struct Scanned {
+    /// The folder itself, before its names were read.
+    pub(super) stat: Stat,
     /// What it holds, sorted by name. Folders have their number, or [`FolderId::NEW`].
     pub(super) items: Vec<Item>,
     /// The folders among `items` that were looked into, by their place there.
@@ -166,8 +53,8 @@ pub(super) struct Folder {
     pub(super) ignore_token: Option<u64>,
     watch: Option<i32>,
     /// The folder's object as last written, unless something below it has changed since.
-    written: Option<Totals>,
-    object: Option<Digest>,
+    pub(super) written: Option<Totals>,
+    pub(super) object: Option<Digest>,
 }
 
 impl Folder {
@@ -197,6 +84,10 @@ pub(super) struct Changes {
     pub(super) any: bool,
     /// Folders that may hold pending files.
     pub(super) pending: Vec<FolderId>,
+    /// Folders that hold other names of files that changed.
+    pub(super) linked: Vec<FolderId>,
+    /// Files with several names of which none was known to be one of several before.
+    pub(super) appeared: HashSet<Inode>,
     /// Watches of folders that are gone, unless another folder has them now.
     pub(super) gone: Vec<(i32, FolderId)>,
     /// Watches of folders.
@@ -210,7 +101,7 @@ pub(super) struct Changes {
 /// A workspace as it was last seen: folders with parent pointers, and what is looked up by content and by inode.
 #[derive(Debug)]
 pub(super) struct Model {
-    folders: HashMap<FolderId, Folder>,
+    pub(super) folders: HashMap<FolderId, Folder>,
     next: u32,
     /// In which folders a blob is found, and about where in the folder's list.
     blobs: BTreeMap<(Digest, FolderId), u32>,
@@ -321,13 +212,14 @@ impl Model {
 
     /// Takes over what a look at the folder `id` found.
     pub(super) fn apply(&mut self, id: FolderId, scanned: Scanned, changes: &mut Changes) {
-        let Scanned { mut items, inside, left_out, rules, ignore_token, watch } = scanned;
+        let Scanned { stat, mut items, inside, left_out, rules, ignore_token, watch } = scanned;
         let mut below = Vec::new();
         for (place, scanned) in inside {
             let Some(Item { kind: ItemKind::Folder(child), name, .. }) = items.get_mut(place) else {
                 continue;
             };
-            if *child == FolderId::NEW {
+            // One that was known may have been removed by another look of the same round.
+            if !self.folders.contains_key(child) {
                 *child = FolderId(self.next);
                 self.next += 1;
                 let folder = Folder {
@@ -345,6 +237,7 @@ impl Model {
             }
             below.push((*child, scanned));
         }
+        self.set_stat(id, stat, changes);
         let Some(folder) = self.folders.get_mut(&id) else { return };
         folder.left_out = left_out;
         folder.rules = rules;
@@ -369,10 +262,23 @@ impl Model {
         }
     }
 
+    /// Sets what `stat` told of a folder. What happens in a folder changes its times, and is heard of only in it.
+    fn set_stat(&mut self, id: FolderId, stat: Stat, changes: &mut Changes) {
+        let Some(Folder { parent, name: Some(name), .. }) = self.folders.get(&id) else { return };
+        let (parent, name) = (*parent, name.clone());
+        let Some(folder) = self.folders.get_mut(&parent) else { return };
+        let Some(place) = folder.position(&name) else { return };
+        if folder.items[place].stat != stat {
+            folder.items[place].stat = stat;
+            self.touch(parent);
+            changes.any = true;
+        }
+    }
+
     /// Puts `new` in the place of `old`, which has been taken out of the folder already.
     fn replace(&mut self, id: FolderId, old: &[Item], new: Vec<Item>, changes: &mut Changes) {
-        let kept: HashSet<FolderId> = new.iter().filter_map(folder_of).collect();
-        for gone in old.iter().filter_map(folder_of).filter(|gone| !kept.contains(gone)) {
+        let kept: HashSet<FolderId> = new.iter().filter_map(Item::folder).collect();
+        for gone in old.iter().filter_map(Item::folder).filter(|gone| !kept.contains(gone)) {
             self.remove(gone, changes);
         }
         self.forget(id, old, changes);
@@ -380,20 +286,35 @@ impl Model {
             if let Some(digest) = item.digest() {
                 self.blobs.entry((digest, id)).or_insert(place as u32);
             }
-            if let Some(inode) = item.shared.as_deref() {
-                *self.links.entry((*inode, id)).or_default() += 1;
+            if let Some(inode) = item.link() {
+                if self.names_of(inode).next().is_none() {
+                    changes.appeared.insert(inode);
+                }
+                *self.links.entry((inode, id)).or_default() += 1;
             }
             self.count(item, 1);
         }
-        // A group's number and count stand in the entries of all its names, wherever they are.
-        let linked =
-            |items: &[Item]| items.iter().filter_map(|item| item.shared.as_deref().copied()).collect();
-        let (before, after): (HashSet<Inode>, HashSet<Inode>) = (linked(old), linked(&new));
         if let Some(folder) = self.folders.get_mut(&id) {
             folder.items = new;
         }
         self.touch(id);
-        self.touch_groups(before.union(&after));
+        let after = self.folders.get(&id).map_or_else(HashMap::new, |folder| linked(&folder.items));
+        let before = linked(old);
+        // A group's number and count stand in the entries of all its names, wherever they are.
+        self.touch_groups(before.keys().chain(after.keys()));
+        // A change of a file is heard of in the folder through which it was made, and not where its other names are.
+        let changed = before.iter().chain(&after).map(|(inode, _)| *inode);
+        for inode in changed.filter(|inode| before.get(inode) != after.get(inode)) {
+            let token = after.get(&inode).copied();
+            let other = |folder: &Folder| {
+                folder.items.iter().any(|item| item.link() == Some(inode) && Some(item.stat.token) != token)
+            };
+            changes.linked.extend(
+                self.names_of(inode)
+                    .map(|(folder, _)| folder)
+                    .filter(|folder| *folder != id && self.folders.get(folder).is_some_and(other)),
+            );
+        }
         changes.any = true;
     }
 
@@ -403,10 +324,12 @@ impl Model {
         changes.gone.extend(folder.watch.map(|watch| (watch, id)));
         changes.released.extend(folder.object);
         self.forget(id, &folder.items, changes);
-        let inodes: Vec<Inode> =
-            folder.items.iter().filter_map(|item| item.shared.as_deref().copied()).collect();
-        self.touch_groups(inodes.iter());
-        for below in folder.items.iter().filter_map(folder_of) {
+        let inodes = linked(&folder.items);
+        self.touch_groups(inodes.keys());
+        for inode in inodes.into_keys() {
+            changes.linked.extend(self.names_of(inode).map(|(folder, _)| folder));
+        }
+        for below in folder.items.iter().filter_map(Item::folder) {
             self.remove(below, changes);
         }
     }
@@ -419,8 +342,8 @@ impl Model {
             {
                 changes.dropped.push(digest);
             }
-            if let Some(inode) = item.shared.as_deref() {
-                self.links.remove(&(*inode, id));
+            if let Some(inode) = item.link() {
+                self.links.remove(&(inode, id));
             }
             self.count(item, -1);
         }
@@ -459,10 +382,18 @@ impl Model {
         }
     }
 
-    fn names_of(&self, inode: Inode) -> impl Iterator<Item = (FolderId, u32)> {
+    /// How many names of an inode there are in which folders.
+    pub(super) fn names_of(&self, inode: Inode) -> impl Iterator<Item = (FolderId, u32)> {
         self.links
             .range((inode, FolderId::ROOT)..=(inode, FolderId::NEW))
             .map(|(&(_, id), &names)| (id, names))
+    }
+
+    /// Folders that hold one of `inodes` as if that name were its only one: it has got another since then.
+    pub(super) fn with_single(&self, inodes: &HashSet<Inode>) -> Vec<FolderId> {
+        let single = |item: &Item| !item.linked && inodes.contains(&item.inode);
+        let found = self.folders.iter().filter(|(_, folder)| folder.items.iter().any(single));
+        found.map(|(id, _)| *id).collect()
     }
 
     /// Sets how far a file's content is known, if the file is still the one of `token`. Returns whether it was.
@@ -477,7 +408,7 @@ impl Model {
         let Some(folder) = self.folders.get_mut(&id) else { return false };
         let Some(place) = folder.position(name) else { return false };
         let item = &mut folder.items[place];
-        if item.token != token {
+        if item.stat.token != token {
             return false;
         }
         let ItemKind::File { size, state: now } = &mut item.kind else { return false };
@@ -532,95 +463,100 @@ impl Model {
         }
         true
     }
-
-    /// Writes the objects of all folders that changed, and gives the root's digest and sums.
-    ///
-    /// `released` gets the objects that folders had before.
-    pub(super) fn write<S: TreeSink>(
-        &mut self,
-        sink: &S,
-        released: &mut Vec<Digest>,
-    ) -> Result<(Digest, Totals), S::Error> {
-        self.write_below(FolderId::ROOT, &mut HashMap::new(), sink, released)
-    }
-
-    fn write_below<S: TreeSink>(
-        &mut self,
-        id: FolderId,
-        groups: &mut HashMap<Inode, Option<HardLink>>,
-        sink: &S,
-        released: &mut Vec<Digest>,
-    ) -> Result<(Digest, Totals), S::Error> {
-        let empty = (Digest::of(&[]), Totals::default());
-        let Some(folder) = self.folders.get(&id) else { return Ok(empty) };
-        if let (Some(totals), Some(object)) = (folder.written, folder.object) {
-            return Ok((object, totals));
-        }
-        let children: Vec<FolderId> = folder.items.iter().filter_map(folder_of).collect();
-        let mut trees = HashMap::with_capacity(children.len());
-        for child in children {
-            trees.insert(child, self.write_below(child, groups, sink, released)?);
-        }
-        let Some(folder) = self.folders.get(&id) else { return Ok(empty) };
-        let mut totals = Totals::default();
-        let mut entries = Vec::with_capacity(folder.items.len());
-        for item in &folder.items {
-            let mut token = item.token;
-            let kind = match &item.kind {
-                ItemKind::Folder(child) => {
-                    let Some(&(tree, totals)) = trees.get(child) else { continue };
-                    // A folder's version is its digest. A token that changed with every new name in it would give
-                    // the folder another inode number at the guest each time.
-                    token = 0;
-                    Kind::Folder { tree, totals }
-                }
-                ItemKind::File { size, state } => {
-                    let Some(content) = state.content() else { continue };
-                    if let State::Revised(content) = state {
-                        token = number(&blake3::keyed_hash(content.digest.as_bytes(), &token.to_le_bytes()));
-                    }
-                    Kind::File { size: *size, content }
-                }
-                ItemKind::Link(target) => Kind::Link(target.clone()),
-            };
-            let link = item
-                .shared
-                .as_deref()
-                .and_then(|inode| *groups.entry(*inode).or_insert_with(|| self.group(*inode)));
-            let Item { mode, owner, modified, .. } = *item;
-            let attributes = Attributes { mode, owner, modified, token, link };
-            let entry = Entry { name: item.name.clone(), attributes, kind };
-            totals.add(entry.totals());
-            entries.push(entry);
-        }
-        let object = write_folder(&entries, sink)?;
-        if let Some(folder) = self.folders.get_mut(&id) {
-            folder.written = Some(totals);
-            released.extend(folder.object.replace(object));
-        }
-        Ok((object, totals))
-    }
-
-    /// The hard link group of an inode, if the workspace shares two or more names of it.
-    fn group(&self, inode: Inode) -> Option<HardLink> {
-        let count = self.names_of(inode).map(|(_, names)| names).fold(0, u32::saturating_add);
-        if count < 2 {
-            return None;
-        }
-        let first = self.names_of(inode).filter_map(|(id, _)| {
-            let has = |item: &&Item| item.shared.as_deref() == Some(&inode);
-            let first = self.folders.get(&id)?.items.iter().find(has)?;
-            let mut path = self.path(id);
-            path.push(first.name.clone());
-            Some(join(&path))
-        });
-        first.min().map(|path| HardLink { group: number(&blake3::hash(&path)), count })
-    }
 }
 
-fn folder_of(item: &Item) -> Option<FolderId> {
-    match item.kind {
-        ItemKind::Folder(id) => Some(id),
-        _ => None,
+/// The inodes with several names, and their version tokens.
+fn linked(items: &[Item]) -> HashMap<Inode, u64> {
+    items.iter().filter_map(|item| Some((item.link()?, item.stat.token))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        publish::{item::HashedContent, objects::Written},
+        tree::{Content, Kind, Owner},
+        types::Timestamp,
+    };
+
+    fn file(name: &str, state: State) -> Item {
+        Item {
+            name: Name::new(name.as_bytes()).unwrap(),
+            stat: Stat { mode: 0o644, owner: Owner::Sharer, modified: Timestamp::default(), token: 7 },
+            inode: Inode { device: 1, number: 2 },
+            linked: false,
+            kind: ItemKind::File { size: 3, state },
+        }
+    }
+
+    fn scanned(items: Vec<Item>) -> Scanned {
+        let stat = Stat { mode: 0o755, owner: Owner::Sharer, modified: Timestamp::default(), token: 1 };
+        let rules = Rules::defaults();
+        Scanned {
+            stat,
+            items,
+            inside: vec![],
+            left_out: Box::default(),
+            rules,
+            ignore_token: None,
+            watch: None,
+        }
+    }
+
+    fn content(bytes: &[u8]) -> HashedContent {
+        HashedContent { digest: Digest::of(bytes), extents: None }
+    }
+
+    fn root(model: &mut Model) -> Digest {
+        let Ok((root, _)) = model.write(&Written::default(), &mut Vec::new());
+        root
+    }
+
+    #[test]
+    fn another_content_under_the_same_times_gets_another_token() {
+        let entry = |state: State| {
+            let mut model = Model::new();
+            model.apply(FolderId::ROOT, scanned(vec![file("f", state)]), &mut Changes::default());
+            let entries =
+                model.entries(&model.folders[&FolderId::ROOT], &HashMap::new(), &mut HashMap::new());
+            entries.into_iter().next().unwrap()
+        };
+        let first = entry(content(b"1").into());
+        let second = entry(State::Revised(Box::new(content(b"2"))));
+        let third = entry(State::Revised(Box::new(content(b"3"))));
+        assert_eq!(first.attributes.token, 7);
+        assert!(second.attributes.token != 7 && second.attributes.token != third.attributes.token);
+        assert_eq!(second.kind, Kind::File { size: 3, content: Content::Blob(Digest::of(b"2")) });
+    }
+
+    #[test]
+    fn contents_are_found_wherever_they_move_in_their_folder() {
+        let mut model = Model::new();
+        let some = |names: &[&str]| {
+            let state = |name: &str| State::from(content(&name.as_bytes()[..1]));
+            scanned(names.iter().map(|name| file(name, state(name))).collect())
+        };
+        let mut changes = Changes::default();
+        model.apply(FolderId::ROOT, some(&["a1", "b", "c", "x1"]), &mut changes);
+        let before = root(&mut model);
+        model.apply(FolderId::ROOT, some(&["a2", "a3", "x1", "x2", "x3"]), &mut changes);
+        assert_ne!(root(&mut model), before);
+        let found = |model: &Model, name: &str| {
+            model.with_content(Digest::of(name.as_bytes()), 9).first().map(|(_, item)| item.name.to_string())
+        };
+        assert!(found(&model, "a").unwrap().starts_with('a'));
+        assert!(found(&model, "x").unwrap().starts_with('x'));
+        assert_eq!(found(&model, "b"), None);
+        // One of several files with the same content changes.
+        let name = Name::new(&b"x1"[..]).unwrap();
+        assert!(model.set(FolderId::ROOT, &name, 7, State::Pending, &mut changes));
+        assert_eq!(found(&model, "x").as_deref(), Some("x2"));
+        assert_eq!(model.sums(), Sums { files: 5, bytes: 15, open_files: 1, open_bytes: 3 });
+        assert!(!model.set(FolderId::ROOT, &name, 8, State::Unreadable, &mut changes), "another version");
+        assert!(model.set(FolderId::ROOT, &name, 7, State::Unreadable, &mut changes));
+        assert_eq!(model.sums(), Sums { files: 5, bytes: 15, open_files: 0, open_bytes: 0 });
+        assert_eq!(model.left_out().collect::<Vec<_>>(), [(FolderId::ROOT, &name, Reason::Unreadable)]);
+        model.apply(FolderId::ROOT, scanned(vec![]), &mut changes);
+        assert_eq!((model.sums(), found(&model, "x")), (Sums::default(), None));
     }
 }

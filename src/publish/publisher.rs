@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use super::{
     content::{Outcome, hash_file, young},
-    model::{Changes, FolderId, HashedContent, Item, ItemKind, Model, Scanned, State},
+    item::{HashedContent, Item, ItemKind, State},
+    model::{Changes, FolderId, Model, Scanned},
     objects::{Objects, Written},
     place::{Root, Status, below, means_changed},
     scan::Scanner,
@@ -186,6 +187,9 @@ impl Publisher {
         let scanned = scanned
             .map_err(|source| PublishError::Folder { path: share.root_path().to_path_buf(), source })?;
         publisher.take_over(vec![(FolderId::ROOT, scanned)]);
+        // All names of a file were new at once: there's none to look at again.
+        publisher.dirty.clear();
+        publisher.heard = None;
         publisher.manifest_token = publisher.manifest_token_now();
         publisher.publish();
         Ok((share, publisher))
@@ -263,8 +267,8 @@ impl Publisher {
         if now >= self.next_rescan {
             self.dirty.clear();
             self.heard = None;
-            let mut looked = self.look(&[FolderId::ROOT], true);
-            self.found(std::mem::take(&mut looked));
+            let looked = self.look(&[FolderId::ROOT], true);
+            self.found(looked);
         } else if self.heard.is_some_and(|(first, last)| now >= (last + QUIET).min(first + PATIENCE)) {
             self.heard = None;
             let folders: Vec<FolderId> = self.dirty.drain().collect();
@@ -294,7 +298,11 @@ impl Publisher {
             model: &model,
         };
         let present = folders.par_iter().filter(|&&folder| model.folder(folder).is_some());
-        let looked = engine.small.install(|| present.map(|&id| (id, scanner.scan(id, deep))).collect());
+        let mut looked: Vec<_> =
+            engine.look.install(|| present.map(|&id| (id, scanner.scan(id, deep))).collect());
+        // A look at a folder may include some below it that are in the list too. What it saw there counts, since it
+        // knows the rules as they are now.
+        looked.sort_by_cached_key(|(id, _)| Reverse(model.path(*id).len()));
         drop(model);
         let limited = self.watch.as_ref().is_none_or(Watch::is_limited);
         if limited && !self.share.limited.swap(true, Ordering::Relaxed) {
@@ -345,12 +353,15 @@ impl Publisher {
             for (id, scanned) in scanned {
                 model.apply(id, scanned, &mut changes);
             }
+            if !changes.appeared.is_empty() {
+                changes.linked.extend(model.with_single(&changes.appeared));
+            }
         }
         self.act_on(changes, true);
     }
 
     fn act_on(&mut self, changes: Changes, looked: bool) {
-        let Changes { any, pending, gone, watched, dropped, released } = changes;
+        let Changes { any, pending, linked, appeared: _, gone, watched, dropped, released } = changes;
         self.watches.extend(watched);
         for (watch, folder) in gone {
             // A folder that was moved has the watch under another number now.
@@ -370,6 +381,9 @@ impl Publisher {
                 self.share.engine.cache.drop_outboard(digest);
             }
         }
+        for folder in linked {
+            self.mark(folder);
+        }
         self.pending.extend(pending);
         self.released.extend(released);
         if any && looked {
@@ -380,7 +394,7 @@ impl Publisher {
 
     fn manifest_token_now(&self) -> Option<u64> {
         let name = Name::new(MANIFEST_FILE.as_bytes()).ok()?;
-        Some(self.share.model().find(&[name])?.1.token)
+        Some(self.share.model().find(&[name])?.1.stat.token)
     }
 
     /// Reads the manifest again if its file has changed. The identity stays for as long as the workspace is shared.
@@ -409,7 +423,7 @@ impl Publisher {
     fn item(&self, folder: FolderId, name: &Name, token: u64) -> Option<(State, u64)> {
         let model = self.share.model();
         match model.folder(folder)?.item(name)? {
-            Item { token: now, kind: ItemKind::File { size, state }, .. } if *now == token => {
+            Item { stat, kind: ItemKind::File { size, state }, .. } if stat.token == token => {
                 Some((state.clone(), *size))
             }
             _ => None,
@@ -448,9 +462,9 @@ impl Publisher {
             let path = model.path(folder);
             let now = Instant::now();
             let whole = model.take_pending(folder, |item, size| {
-                let (name, token) = (item.name.clone(), item.token);
+                let (name, token) = (item.name.clone(), item.stat.token);
                 if size >= LARGE
-                    && let Some(wait) = young(item.modified, self.share.engine.options.racy)
+                    && let Some(wait) = young(item.stat.modified, self.share.engine.options.racy)
                 {
                     self.later.push(Reverse(Later { due: now + wait, folder, name, token }));
                     return true;
@@ -596,8 +610,7 @@ impl Publisher {
         };
         let old = self.share.head();
         let (mode, modified) = own_attributes(self.share.root_path()).unwrap_or((old.mode, old.modified));
-        let same = (root, provisional, mode, modified) == (old.root, old.provisional, old.mode, old.modified);
-        let new = !same;
+        let new = (root, provisional, mode, modified) != (old.root, old.provisional, old.mode, old.modified);
         let sequence = if new { self.next_sequence() } else { old.sequence };
         {
             let mut objects = self.share.objects.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

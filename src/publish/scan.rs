@@ -9,7 +9,8 @@ use rustix::fs::{Dir, FileType, fstatfs, readlinkat};
 
 use super::{
     cache::Known,
-    model::{FolderId, Item, ItemKind, Model, Scanned, State},
+    item::{Item, ItemKind, Stat, State},
+    model::{FolderId, Model, Scanned},
     place::{Root, Status, join, means_changed, open_file, status_at, status_of},
     rules::{IGNORE_FILE, Reason, Rules, Verdict, has_private_key},
     watch::Watch,
@@ -57,6 +58,7 @@ impl Scanner<'_> {
 
     fn look(&self, folder: OwnedFd, place: &Place<'_>) -> io::Result<Scanned> {
         let watch = self.watch.and_then(|watch| watch.add(folder.as_fd()));
+        let stat = self.stat(&status_of(&folder)?);
         let mut names = Vec::new();
         for entry in Dir::read_from(&folder)? {
             // `.` and `..` aren't names.
@@ -101,7 +103,7 @@ impl Scanner<'_> {
             match self.item(&folder, name, &status, before) {
                 Ok(item) => {
                     if let ItemKind::Folder(id) = item.kind {
-                        let same = before.is_some_and(|before| before.token == item.token);
+                        let same = before.is_some_and(|before| before.stat.token == item.stat.token);
                         if id == FolderId::NEW || deep || !same {
                             folders.push((
                                 items.len(),
@@ -142,7 +144,7 @@ impl Scanner<'_> {
         for position in removed.into_iter().rev() {
             items.remove(position);
         }
-        Ok(Scanned { items, inside: looked, left_out: left_out.into(), rules, ignore_token, watch })
+        Ok(Scanned { stat, items, inside: looked, left_out: left_out.into(), rules, ignore_token, watch })
     }
 
     /// Looks through a folder in another; the error says why it is left out, unless it's just gone.
@@ -165,7 +167,11 @@ impl Scanner<'_> {
             return Ok((Arc::clone(place.rules), None));
         }
         // A folder whose ignore file can't be read isn't shared: it may name secrets.
-        let (file, status) = open_file(folder, IGNORE_FILE.as_ref())?;
+        let opened = open_file(folder, IGNORE_FILE.as_ref()).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => error,
+            _ => io::Error::other(format!("its {IGNORE_FILE} isn't a file that can be read: {error}")),
+        });
+        let (file, status) = opened?;
         Ok((place.rules.with_file(place.path.len(), file)?, Some(status.token())))
     }
 
@@ -201,10 +207,10 @@ impl Scanner<'_> {
     }
 
     fn item(&self, folder: &OwnedFd, name: Name, status: &Status, before: Option<&Item>) -> io::Result<Item> {
-        let token = status.token();
+        let stat = self.stat(status);
         let kind = match status.kind {
             FileType::Directory => ItemKind::Folder(match before {
-                Some(Item { kind: ItemKind::Folder(id), .. }) => *id,
+                Some(Item { kind: ItemKind::Folder(id), .. }) if self.model.folder(*id).is_some() => *id,
                 _ => FolderId::NEW,
             }),
             FileType::Symlink => {
@@ -212,7 +218,9 @@ impl Scanner<'_> {
             }
             _ => {
                 let state = match before {
-                    Some(Item { kind: ItemKind::File { state, .. }, token: old, .. }) if *old == token => {
+                    Some(Item { kind: ItemKind::File { state, .. }, stat: old, .. })
+                        if old.token == stat.token =>
+                    {
                         state.clone()
                     }
                     _ => self.known.content(status).map_or(State::Pending, State::from),
@@ -220,13 +228,17 @@ impl Scanner<'_> {
                 ItemKind::File { size: status.size, state }
             }
         };
-        let shared = (status.names > 1 && status.kind != FileType::Directory).then(|| Box::new(status.inode));
+        let linked = status.names > 1 && status.kind != FileType::Directory;
+        Ok(Item { name, stat, inode: status.inode, linked, kind })
+    }
+
+    fn stat(&self, status: &Status) -> Stat {
         let owner = match status.user {
             user if user == self.user => Owner::Sharer,
             0 => Owner::Root,
             _ => Owner::Other,
         };
-        Ok(Item { name, mode: status.mode, owner, modified: status.modified, token, shared, kind })
+        Stat { mode: status.mode, owner, modified: status.modified, token: status.token() }
     }
 }
 

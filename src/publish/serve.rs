@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    model::{FolderId, ItemKind},
+    item::{Item, ItemKind},
+    model::FolderId,
     place::{means_changed, status_of},
     publisher::Message,
     share::Share,
@@ -65,13 +66,13 @@ impl Share {
         let candidates: Vec<Candidate> = {
             let model = self.model();
             let found = model.with_content(*digest, FILES_TRIED);
-            let candidate = |(folder, item): (FolderId, &super::model::Item)| {
+            let candidate = |(folder, item): (FolderId, &Item)| {
                 let ItemKind::File { size, state } = &item.kind else { return None };
                 let mut path = model.path(folder);
                 path.push(item.name.clone());
                 let whole = [Extent { offset: 0, length: *size }];
                 let extents = state.extents().unwrap_or(&whole).into();
-                Some(Candidate { folder, path, name: item.name.clone(), token: item.token, extents })
+                Some(Candidate { folder, path, name: item.name.clone(), token: item.stat.token, extents })
             };
             found.into_iter().filter_map(candidate).collect()
         };
@@ -110,7 +111,7 @@ impl Share {
                 ItemKind::File { state, .. } if state.is_shared() => {}
                 _ => return Err(ServeError::Unknown),
             }
-            if item.token != token {
+            if item.stat.token != token {
                 return Err(ServeError::Changed);
             }
             folder

@@ -120,9 +120,11 @@ pub struct ShareOptions {
 pub(super) struct Engine {
     pub(super) options: SharesOptions,
     pub(super) cache: Cache,
-    /// Looks through folders and hashes small files.
+    /// Looks through folders.
+    pub(super) look: rayon::ThreadPool,
+    /// Hashes small files.
     pub(super) small: rayon::ThreadPool,
-    /// Hashes large files, one a workspace at a time, so that small ones needn't wait for them.
+    /// Hashes large files, one a workspace at a time, so that nothing else waits for them.
     pub(super) large: rayon::ThreadPool,
     /// How many files were hashed.
     pub(super) hashes: AtomicU64,
@@ -162,8 +164,9 @@ impl Shares {
         let engine = Engine {
             options,
             cache,
-            small: pool("publish")?,
-            large: pool("publish-large")?,
+            look: pool("look")?,
+            small: pool("hash")?,
+            large: pool("hash-large")?,
             hashes: AtomicU64::new(0),
             changes: watch::Sender::new(0),
             #[cfg(test)]
