@@ -106,7 +106,7 @@ impl Control for Node {
                 neighbours::places(&neighbour.workspaces).into_iter().filter_map(|(name, info)| {
                     // What the mount shows now, which may be a snapshot behind what the owner announces.
                     let Place::Remote(mounted) = shown?.places.get(&name)? else { return None };
-                    let current = mounted.root == Some(info.head.head.root);
+                    let current = mounted.root == Some(info.head.head.root) && self.view.is_settled(mounted);
                     Some(Workspace {
                         id: info.id,
                         name,

@@ -103,7 +103,7 @@ pub(crate) async fn run(
     let fetcher = Fetcher::new(store.clone(), neighbours.clone(), FetchOptions { deadline: DEADLINE });
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
-    let options = ViewOptions { mount: arguments.mount.clone(), uid, gid };
+    let options = ViewOptions { mount: arguments.mount.clone(), uid, gid, deadline: DEADLINE };
     let (view, invalidations) = View::new(options, Arc::new(fetcher));
     let view = Arc::new(view);
     let options = MountOptions { folder: arguments.mount.clone(), host: host.to_string() };

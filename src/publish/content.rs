@@ -26,7 +26,7 @@ const HOLE_MIN: u64 = 64 << 10;
 const HOLES_MIN: u64 = 1 << 20;
 
 /// A sparse file has at most so many extents: beyond that the smallest holes count as data.
-const EXTENTS_MAX: usize = 4096;
+const EXTENTS_MAX: usize = crate::tree::MAX_EXTENTS;
 
 /// What came of hashing a file.
 #[derive(Debug)]

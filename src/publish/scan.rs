@@ -228,7 +228,7 @@ impl Scanner<'_> {
                 ItemKind::File { size: status.size, state }
             }
         };
-        let linked = status.names > 1 && status.kind != FileType::Directory;
+        let linked = status.names > 1 && status.kind == FileType::RegularFile;
         Ok(Item { name, stat, inode: status.inode, linked, kind })
     }
 

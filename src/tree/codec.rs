@@ -6,6 +6,9 @@ use crate::types::{Digest, Name, Timestamp};
 /// The largest tree object that is accepted, in bytes.
 pub const MAX_OBJECT: usize = 16 << 20;
 
+/// The most data extents that a sparse file may be described by.
+pub const MAX_EXTENTS: usize = 4096;
+
 /// A page may end after this many entries, where a name's hash says so …
 const PAGE_MIN: usize = 128;
 /// … and ends after this many in any case.
@@ -270,8 +273,9 @@ fn take_hard_link(cbor: &mut Decoder<'_>, kind: &Kind) -> Result<HardLink> {
     if link.count < 2 {
         return Err(FormatError::Invalid("hard link of fewer than two names"));
     }
-    if matches!(kind, Kind::Folder { .. }) {
-        return Err(FormatError::Invalid("hard link of a folder"));
+    // Links have none: where one leads depends on its folder, so two of them can't be one file to a guest.
+    if !matches!(kind, Kind::File { .. }) {
+        return Err(FormatError::Invalid("hard link of something that isn't a file"));
     }
     Ok(link)
 }
@@ -316,6 +320,9 @@ fn take_extents(cbor: &mut Decoder<'_>, size: u64) -> Result<Box<[Extent]>> {
             Some(end) if end <= size => end,
             _ => return Err(FormatError::Invalid("extent beyond the end of its file")),
         };
+        if extents.len() == MAX_EXTENTS {
+            return Err(FormatError::Invalid("too many extents"));
+        }
         extents.push(extent);
     }
     Ok(extents.into())

@@ -9,7 +9,7 @@ mod entry;
 #[cfg(test)]
 mod tests;
 
-pub use codec::{FormatError, MAX_OBJECT, Page, PageRef, decode, encode};
+pub use codec::{FormatError, MAX_EXTENTS, MAX_OBJECT, Page, PageRef, decode, encode};
 pub use entry::{Attributes, Content, Entry, Extent, HardLink, Kind, Owner, Totals};
 
 use crate::types::Digest;

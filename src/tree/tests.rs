@@ -67,16 +67,18 @@ fn encoding_matches_the_test_vectors() {
         link: None,
     };
     let folder = Kind::Folder { tree: Digest::of(b""), totals: Totals { files: 2, bytes: 10 } };
-    let link = Attributes {
-        mode: 0o777,
-        owner: Owner::Other,
-        modified: Timestamp::default(),
-        token: 1,
-        link: Some(HardLink { group: 7, count: 2 }),
-    };
+    let link =
+        Attributes { mode: 0o777, owner: Owner::Other, modified: Timestamp::default(), token: 1, link: None };
     let name = |text: &str| Name::new(text.as_bytes()).unwrap();
+    let plain = file(b"a", 3, Content::Blob(Digest::of(b"abc")));
     let page = encode(&Page::Leaf(vec![
-        file(b"a", 3, Content::Blob(Digest::of(b"abc"))),
+        Entry {
+            attributes: Attributes {
+                link: Some(HardLink { group: 7, count: 2 }),
+                ..plain.attributes.clone()
+            },
+            ..plain
+        },
         file(b"p", 7, Content::Pending),
         file(
             b"s",
@@ -89,15 +91,15 @@ fn encoding_matches_the_test_vectors() {
     // Made with another implementation of CBOR (Python's cbor2, canonical).
     assert_eq!(
         hex::encode(&page),
-        "820085874161011901a400821a6553f1001a075bcd151b0123456789abcdef820358206437b3ac38465133ffb63b75273a8db548c5\
-         58465d79db03fd359c6cd5bd9d85874170011901a400821a6553f1001a075bcd151b0123456789abcdef8207f6874173011901a400\
-         821a6553f1001a075bcd151b0123456789abcdef821b00000100000000008258203ae7d805f6789a6402acb70ad4096a85a56bf680\
-         4eaf25c0493ac697548d30b581821910000187417a001901ed0182200000835820af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9\
-         adc112b7cc9a93cae41f3262020a88427a7a021901ff028200000143612f62820702"
+        "820085884161011901a400821a6553f1001a075bcd151b0123456789abcdef820358206437b3ac38465133ffb63b75273a8db548c5\
+         58465d79db03fd359c6cd5bd9d85820702874170011901a400821a6553f1001a075bcd151b0123456789abcdef8207f68741730119\
+         01a400821a6553f1001a075bcd151b0123456789abcdef821b00000100000000008258203ae7d805f6789a6402acb70ad4096a85a5\
+         6bf6804eaf25c0493ac697548d30b581821910000187417a001901ed0182200000835820af1349b9f5f9a1a6a0404dea36dcc9499b\
+         cb25c9adc112b7cc9a93cae41f3262020a87427a7a021901ff028200000143612f62"
     );
     assert_eq!(
         Digest::of(&page).to_string(),
-        "e31c6e27a96a5144000c1cea24170bc769582c607e2c4b6626b03bccfbfdf18b"
+        "be7061d8ccd126f335ada69d9c5d231307f6b9e44d28b951c59c54e389ee3067"
     );
 }
 
@@ -134,6 +136,10 @@ fn hostile_objects_are_refused() {
         bytes[at..at + name.len()].copy_from_slice(patch);
         assert_eq!(decode(&bytes), Err(FormatError::Invalid("impossible name")));
     }
+    let mut linked = file(b"l", 0, Content::Pending);
+    linked.kind = Kind::Link(b"x".as_slice().into());
+    linked.attributes.link = Some(HardLink { group: 1, count: 2 });
+    assert!(decode(&encode(&Page::Leaf(vec![linked]))).is_err());
     let twice = vec![file(b"a", 3, Content::Pending); 2];
     assert_eq!(decode(&encode(&Page::Leaf(twice))), Err(FormatError::Invalid("names out of order")));
     for extents in [
@@ -193,7 +199,7 @@ prop_compose! {
         link in option::of((any::<u64>(), 2..=u32::MAX)),
         kind in any_kind(),
     ) -> Entry {
-        let link = link.filter(|_| !matches!(kind, Kind::Folder { .. })).map(|(group, count)| HardLink { group, count });
+        let link = link.filter(|_| matches!(kind, Kind::File { .. })).map(|(group, count)| HardLink { group, count });
         Entry { name, attributes: Attributes { mode, owner, modified: Timestamp { seconds, nanoseconds }, token, link }, kind }
     }
 }

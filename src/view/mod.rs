@@ -20,15 +20,17 @@ pub use attributes::{Attr, FileKind};
 pub use folder::Cookie;
 pub use listing::{HostListing, HostState, Listing, Mounted, Place};
 pub use node::Ino;
-pub use refresh::{Invalidation, NotTaken};
+pub use refresh::{Invalidation, LANES, NotTaken, Notice};
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt, stream};
 
 use crate::{
     fetch::{FileContent, Source, SourceError},
@@ -40,6 +42,12 @@ use node::{Node, NodeKind, Remote, Table};
 
 /// The folder of the mount that links leaving their workspace are shown to point into.
 pub const OUTSIDE: &str = ".outside";
+
+/// A folder of more entries is refused: it would take more than a gigabyte to hold.
+const MAX_FOLDER: u64 = 2_000_000;
+
+/// Pages of one folder that are asked for at a time.
+const PAGES_AT_A_TIME: usize = 64;
 
 /// Why a call on the view fails. The kernel adapter turns each into one errno.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +89,8 @@ pub struct ViewOptions {
     pub uid: u32,
     /// That user's group.
     pub gid: u32,
+    /// How long a folder may take to come here.
+    pub deadline: Duration,
 }
 
 /// Sums for `statfs`.
@@ -102,6 +112,8 @@ pub struct View {
     /// Held while a new listing is taken over: one at a time.
     refreshing: tokio::sync::Mutex<()>,
     invalidations: tokio::sync::mpsc::UnboundedSender<Invalidation>,
+    /// Of the workspaces that have changed since they appeared: the snapshot that the kernel has been told of.
+    told: Mutex<HashMap<WorkspaceId, Option<Digest>>>,
 }
 
 /// A folder that is being listed.
@@ -127,6 +139,7 @@ impl View {
             folders: FolderCache::new(),
             refreshing: tokio::sync::Mutex::default(),
             invalidations,
+            told: Mutex::default(),
         };
         (view, receiver)
     }
@@ -323,21 +336,25 @@ impl View {
         length: u32,
     ) -> Result<Bytes> {
         let end = offset + u64::from(length);
+        let overlap = |extent: &Extent| {
+            let (from, to) = (extent.offset.max(offset), (extent.offset + extent.length).min(end));
+            (from < to).then_some((from, to))
+        };
         let mut bytes = BytesMut::zeroed(length as usize);
-        let mut packed = 0;
-        for extent in extents {
-            let from = extent.offset.max(offset);
-            let to = (extent.offset + extent.length).min(end);
-            if from < to {
-                let at = packed + (from - extent.offset);
-                let data = self.source.read(workspace, file, at, (to - from) as u32).await?;
-                let target = &mut bytes[(from - offset) as usize..(to - offset) as usize];
-                if data.len() != target.len() {
-                    return Err(SourceError::Failed("the content ended early".into()).into());
-                }
-                target.copy_from_slice(&data);
-            }
-            packed += extent.length;
+        // Extents that touch each other's read lie side by side in the blob: one read brings them all.
+        let first = extents.partition_point(|extent| extent.offset + extent.length <= offset);
+        let touched: Vec<_> = extents[first..].iter().map_while(overlap).collect();
+        let Some((start, _)) = touched.first() else { return Ok(bytes.freeze()) };
+        let packed: u64 = extents[..first].iter().map(|extent| extent.length).sum();
+        let at = packed + (start - extents[first].offset);
+        let wanted: u64 = touched.iter().map(|(from, to)| to - from).sum();
+        let mut data = self.source.read(workspace, file, at, wanted as u32).await?;
+        if data.len() as u64 != wanted {
+            return Err(SourceError::Failed("the content ended early".into()).into());
+        }
+        for (from, to) in touched {
+            let piece = data.split_to((to - from) as usize);
+            bytes[(from - offset) as usize..(to - offset) as usize].copy_from_slice(&piece);
         }
         Ok(bytes.freeze())
     }
@@ -430,24 +447,42 @@ impl View {
         if let Some(folder) = self.folders.get(digest) {
             return Ok(folder);
         }
-        let entries = match self.page(workspace, digest).await? {
-            Page::Leaf(entries) => entries,
-            Page::Index(index) => {
-                let pages = index.iter().map(|page| async move {
-                    match self.page(workspace, &page.digest).await? {
-                        Page::Leaf(entries) => Ok(entries),
-                        Page::Index(_) => {
-                            Err(SourceError::Failed("an index page within an index page".into()))
-                        }
-                    }
-                });
-                try_join_all(pages).await?.concat()
-            }
-        };
-        let folder =
-            Arc::new(Folder::new(entries).ok_or_else(|| SourceError::Failed("pages overlap".into()))?);
+        let loaded = tokio::time::timeout(self.options.deadline, self.load(workspace, digest)).await;
+        let folder = Arc::new(loaded.unwrap_or(Err(SourceError::TimedOut))?);
         self.folders.put(*digest, folder.clone());
         Ok(folder)
+    }
+
+    async fn load(
+        &self,
+        workspace: &WorkspaceId,
+        digest: &Digest,
+    ) -> std::result::Result<Folder, SourceError> {
+        let wrong = |what: &str| SourceError::Failed(what.into());
+        let mut entries = Vec::new();
+        match self.page(workspace, digest).await? {
+            Page::Leaf(all) => entries = all,
+            Page::Index(index) => {
+                if index.iter().map(|page| page.entries).sum::<u64>() > MAX_FOLDER {
+                    return Err(wrong("a folder of too many entries"));
+                }
+                let mut pages = stream::iter(index)
+                    .map(async |page| (self.page(workspace, &page.digest).await, page))
+                    .buffered(PAGES_AT_A_TIME);
+                while let Some((leaf, page)) = pages.next().await {
+                    match leaf? {
+                        Page::Leaf(leaf)
+                            if leaf.len() as u64 == page.entries
+                                && leaf.first().is_some_and(|entry| entry.name == page.first) =>
+                        {
+                            entries.extend(leaf);
+                        }
+                        _ => return Err(wrong("a page that isn't what its index says")),
+                    }
+                }
+            }
+        }
+        Folder::new(entries).ok_or_else(|| wrong("pages out of order"))
     }
 
     async fn page(&self, workspace: &WorkspaceId, digest: &Digest) -> std::result::Result<Page, SourceError> {

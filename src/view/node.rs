@@ -82,11 +82,12 @@ impl Remote {
     /// What `entry` of this folder stands for.
     pub(super) fn child(&self, entry: &Entry) -> Self {
         let path = match entry.attributes.link {
-            Some(link) => PathHash::new(
+            // Where a link leads depends on its folder: two names of one are two nodes.
+            Some(link) if matches!(entry.kind, Kind::File { .. }) => PathHash::new(
                 "twinshare hard link",
                 &[self.workspace.id.as_bytes(), &link.group.to_le_bytes()],
             ),
-            None => PathHash::new("twinshare path", &[&self.path.0, entry.name.as_bytes()]),
+            _ => PathHash::new("twinshare path", &[&self.path.0, entry.name.as_bytes()]),
         };
         Self {
             workspace: self.workspace.clone(),

@@ -2,6 +2,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     convert::Infallible,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -103,7 +104,8 @@ const ID: WorkspaceId = WorkspaceId::from_bytes([7; 16]);
 impl Bench {
     fn new() -> Self {
         let memory = Arc::new(Memory::default());
-        let options = ViewOptions { mount: "/m".into(), uid: 1000, gid: 100 };
+        let deadline = Duration::from_secs(10);
+        let options = ViewOptions { mount: "/m".into(), uid: 1000, gid: 100, deadline };
         let (view, invalidations) = View::new(options, memory.clone());
         Self { memory, view, invalidations }
     }
@@ -130,22 +132,23 @@ impl Bench {
         ]);
         let host = HostListing { state: HostState::Online, places };
         let listing = Listing { hosts: BTreeMap::from([("ann".parse().unwrap(), host)]) };
+        let (not_taken, told) = self.update(listing);
+        assert!(not_taken.is_empty(), "{not_taken:?}");
+        told
+    }
+
+    /// Takes a listing over; gives what couldn't be taken and what the kernel was told.
+    fn update(&mut self, listing: Listing) -> (Vec<NotTaken>, Vec<String>) {
+        let not_taken = now(self.view.update(listing));
         let mut told = Vec::new();
-        let mut update = Box::pin(self.view.update(listing));
-        loop {
-            let finished = (&mut update).now_or_never();
-            while let Ok(invalidation) = self.invalidations.try_recv() {
-                match invalidation {
-                    Invalidation::Entry { name, .. } => told.push(name.to_string()),
-                    Invalidation::Content(ino) => told.push(format!("#{}", ino.0)),
-                    Invalidation::Barrier(done) => done.send(()).unwrap(),
-                }
-            }
-            if let Some(not_taken) = finished {
-                assert!(not_taken.is_empty(), "{not_taken:?}");
-                return told;
+        while let Ok(Invalidation { what, .. }) = self.invalidations.try_recv() {
+            match what {
+                Notice::Entry { name, .. } => told.push(name.to_string()),
+                Notice::Content(ino) => told.push(format!("#{}", ino.0)),
+                Notice::Told(workspace, root) => self.view.told(workspace, root),
             }
         }
+        (not_taken, told)
     }
 
     fn walk(&self, path: &str) -> Result<Attr> {
@@ -174,6 +177,9 @@ impl Bench {
 
 /// Everything is local here, so every future is ready at once.
 fn now<T>(future: impl Future<Output = T>) -> T {
+    // Deadlines need a clock, although none of them is waited for.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _entered = runtime.enter();
     future.now_or_never().expect("a local answer must not wait")
 }
 
@@ -329,6 +335,11 @@ fn holes_of_sparse_files_are_zeros_and_are_not_fetched() {
     let expected = file.iter().map(|byte| if *byte == b'.' { 0 } else { *byte });
     assert_eq!(now(bench.view.read(attr.ino, 0, 16)).unwrap(), expected.collect::<Vec<_>>());
     assert_eq!(now(bench.view.read(attr.ino, 5, 5)).unwrap(), b"b\0\0\0c"[..]);
+    assert_eq!(
+        *bench.memory.reads.lock().unwrap(),
+        [(0, 5), (1, 2)],
+        "one read for all extents of a request"
+    );
     bench.memory.reads.lock().unwrap().clear();
     assert_eq!(now(bench.view.read(attr.ino, 1 << 30, 1 << 20)).unwrap(), vec![0; 1 << 20]);
     assert!(bench.memory.reads.lock().unwrap().is_empty());
@@ -394,6 +405,7 @@ fn a_snapshot_whose_folders_cannot_be_had_is_not_taken_over() {
     let file = bench.memory.file("f", 1, "old");
     bench.show(&[file]);
     let ino = bench.walk("ann/lab/f").unwrap().ino;
+    let lab = bench.walk("ann/lab").unwrap().ino;
     let mut listing = (*bench.view.listing()).clone();
     for host in listing.hosts.values_mut() {
         for place in host.places.values_mut() {
@@ -402,21 +414,51 @@ fn a_snapshot_whose_folders_cannot_be_had_is_not_taken_over() {
             }
         }
     }
-    let mut invalidations = bench.invalidations;
-    let view = &bench.view;
-    let mut update = Box::pin(view.update(listing));
-    let not_taken = loop {
-        if let Some(not_taken) = (&mut update).now_or_never() {
-            break not_taken;
+    let (not_taken, told) = bench.update(listing);
+    assert_eq!((not_taken.len(), told.len()), (1, 0));
+    assert_eq!(bench.cat(ino).unwrap(), "old");
+    // Also for whoever holds the folder.
+    assert_eq!(now(bench.view.lookup(lab, b"f")).unwrap().ino, ino);
+    assert_eq!(bench.names(lab), [".", "..", "f"]);
+}
+
+#[test]
+fn a_listing_of_the_upper_levels_is_forgotten_when_a_name_comes_or_goes() {
+    let mut bench = Bench::new();
+    let root = "#1".to_owned();
+    let host = format!("#{}", NodeKind::Host("ann".parse().unwrap()).ino().0);
+    let told = bench.show(&[]);
+    assert!(told.contains(&root) && told.contains(&host), "{told:?}");
+    assert!(bench.show(&[]).is_empty(), "nothing has changed");
+    let (_, told) = bench.update(Listing::default());
+    assert!(told.contains(&root) && told.contains(&host) && told.contains(&"ann".to_owned()), "{told:?}");
+}
+
+#[test]
+fn the_kernel_has_been_told_when_the_view_says_so() {
+    let mut bench = Bench::new();
+    let (old, new) = (bench.memory.file("f", 1, "old"), bench.memory.file("f", 2, "new"));
+    bench.show(&[old]);
+    let settled = |bench: &Bench| bench.view.is_settled(bench.view.listing().mounted(&ID).unwrap());
+    assert!(settled(&bench));
+    let mut listing = (*bench.view.listing()).clone();
+    let Ok(root) = write_folder(&[new], &*bench.memory);
+    for place in listing.hosts.values_mut().flat_map(|host| host.places.values_mut()) {
+        if let Place::Remote(mounted) = place {
+            mounted.root = Some(root);
         }
-        while let Ok(invalidation) = invalidations.try_recv() {
-            if let Invalidation::Barrier(done) = invalidation {
-                done.send(()).unwrap();
-            }
+    }
+    now(bench.view.update(listing.clone()));
+    let mut waiting = Vec::new();
+    while let Ok(Invalidation { what, .. }) = bench.invalidations.try_recv() {
+        if let Notice::Told(workspace, root) = what {
+            waiting.push((workspace, root));
         }
-    };
-    assert_eq!(not_taken.len(), 1);
-    assert_eq!(now(view.read(ino, 0, 10)).unwrap(), "old");
-    let lab = now(view.lookup(now(view.lookup(Ino::ROOT, b"ann")).unwrap().ino, b"lab")).unwrap().ino;
-    assert_eq!(now(view.lookup(lab, b"f")).unwrap().ino, ino);
+    }
+    bench.view.told(ID, Some(Digest::of(b"the one before")));
+    assert!(!settled(&bench));
+    for (workspace, root) in waiting {
+        bench.view.told(workspace, root);
+    }
+    assert!(settled(&bench));
 }

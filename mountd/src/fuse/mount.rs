@@ -71,7 +71,7 @@ impl Mount {
         let mut config = Config::default();
         config.acl = SessionACL::Owner;
         config.n_threads = Some(THREADS);
-        let adapter = Adapter::new(view, runtime);
+        let adapter = Adapter::new(view.clone(), runtime);
         let session = match mount_directly(&folder, &source).map_err(refused)? {
             Some(device) => Session::from_fd(adapter, device, SessionACL::Owner, config),
             None => {
@@ -92,7 +92,7 @@ impl Mount {
             let _ = detach(&folder);
             refused(error)
         })?;
-        invalidate::spawn(session.notifier(), invalidations).map_err(refused)?;
+        invalidate::spawn(&session.notifier(), &view, invalidations).map_err(refused)?;
         let thread = std::thread::Builder::new().name("fuse".into());
         let session = thread
             .spawn(move || {
