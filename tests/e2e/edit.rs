@@ -156,3 +156,32 @@ fn case_14_a_held_file_is_old_or_stale_and_never_a_mix() {
         (fs::read(seen.join("rewritten")).ok()? == new).then_some(())
     });
 }
+
+#[test]
+fn a_host_that_comes_later_appears_in_a_listing_made_before() {
+    let Some(bed) = Bed::new() else { return };
+    let folder = bed.workspace("lab");
+    fs::write(folder.join("f"), "here").unwrap();
+    bed.guest().up(&[]);
+    let mount = bed.guest().mount();
+    let listed = |folder: &Path| -> Vec<_> {
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!(listed(&mount), [""; 0]);
+
+    bed.owner().up(&[]);
+    bed.owner().share(&folder, "lab");
+    // Names are never looked up here, only listed.
+    wait_for("the host is listed", Duration::from_secs(10), || {
+        listed(&mount).contains(&"owner".into()).then_some(())
+    });
+    assert_eq!(listed(&mount.join("owner")), ["lab"]);
+
+    let second = bed.workspace("second");
+    bed.owner().share(&second, "second");
+    let both = || listed(&mount.join("owner")).contains(&"second".into()).then_some(());
+    wait_for("the second workspace is listed", Duration::from_secs(10), both);
+    bed.owner().ask(&["unshare", "second"]);
+    let gone = || (!listed(&mount.join("owner")).contains(&"second".into())).then_some(());
+    wait_for("it is gone when it isn't shared any more", Duration::from_secs(10), gone);
+}
