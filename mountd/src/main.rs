@@ -17,7 +17,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 use twinshare::api::DaemonArguments;
 
 /// The twinshare node. Start it with `twinshare up`.
@@ -30,11 +35,14 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse().daemon;
-    tracing_subscriber::fmt()
+    // fuser warns of every kind of request that the mount doesn't know. A log that can't be written is no reason to
+    // end: the disk may be full.
+    let levels = Targets::new().with_default(LevelFilter::INFO).with_target("fuser", LevelFilter::ERROR);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)
-        .with_max_level(LevelFilter::INFO)
-        .init();
+        .log_internal_errors(false);
+    tracing_subscriber::registry().with(lines.with_filter(levels)).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),

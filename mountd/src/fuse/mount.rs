@@ -154,13 +154,13 @@ fn mount_directly(folder: &Path, source: &str) -> io::Result<Option<OwnedFd>> {
 /// Makes the folder, clearing away a dead mount of an earlier daemon.
 fn prepare(folder: &Path) -> Result<PathBuf, MountError> {
     let unusable = |why: String| MountError::Folder { folder: folder.to_path_buf(), why };
-    match std::fs::metadata(folder) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            tracing::info!(folder = %folder.display(), "clearing a dead mount away");
-            detach(folder).map_err(|error| unusable(format!("a dead mount is in the way: {error}")))?;
-        }
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(error.to_string())),
-        _ => {}
+    // `stat` and even a listing of a dead mount may come from the kernel's cache; this always asks its daemon.
+    if rustix::fs::statfs(folder).err() == Some(rustix::io::Errno::NOTCONN) {
+        tracing::info!(folder = %folder.display(), "clearing a dead mount away");
+        detach(folder).map_err(|error| unusable(format!("a dead mount is in the way: {error}")))?;
+    }
+    if folder.exists() && !folder.is_dir() {
+        return Err(unusable("it isn't a folder".into()));
     }
     std::fs::create_dir_all(folder).map_err(|error| unusable(error.to_string()))?;
     let folder = folder.canonicalize().map_err(|error| unusable(error.to_string()))?;
