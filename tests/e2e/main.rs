@@ -13,6 +13,7 @@ mod wait;
 
 mod bed_itself;
 mod edit;
+mod failure;
 mod launch;
 mod laziness;
 mod plain_user;
