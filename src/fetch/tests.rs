@@ -546,13 +546,15 @@ async fn what_cant_be_kept_is_still_read() {
     let fetcher = fetcher_into(store.clone(), &[&owner]);
     // Its middle is held, both ends aren't.
     read(&fetcher, &large, 1 << 20, 1 << 20).await.unwrap();
-    let disk = std::io::Error::from_raw_os_error(5);
-    store.fail(Call::PutSlice, 1, StoreError::Disk { doing: "write".into(), source: disk });
-    store.fail(Call::PutSlice, 2, StoreError::Full);
+    for nth in 1..100 {
+        let source = std::io::Error::from_raw_os_error(5);
+        store.fail(Call::PutSlice, nth, StoreError::Disk { doing: "write".into(), source });
+        store.fail(Call::PutBlob, nth, StoreError::Full);
+        store.fail(Call::PutTree, nth, broken());
+    }
+    store.fail(Call::Held, 1, broken());
     read(&fetcher, &large, 1000, 3 << 20).await.unwrap();
-    store.fail(Call::PutBlob, 1, StoreError::Full);
     read(&fetcher, &small, 10, 900).await.unwrap();
-    store.fail(Call::PutTree, 1, broken());
     assert_eq!(fetcher.tree(&ID, &Digest::of(&tree)).await.unwrap(), tree);
     // What isn't what it's called is never passed on.
     store.fail(Call::PutTree, 1, StoreError::Corrupt(Digest::of(&tree)));
@@ -574,7 +576,6 @@ async fn what_is_held_but_cant_be_read_is_fetched_again() {
         }
         for bytes in [&small, &large] {
             store.fail(Call::ReadAt, 1, broken());
-            store.fail(Call::Held, 1, broken());
             read(&fetcher, bytes, 10, 900).await.unwrap();
         }
         store.fail(Call::Tree, 1, broken());
