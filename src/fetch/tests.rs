@@ -594,3 +594,22 @@ async fn nothing_is_read_ahead_while_reading_fails() {
     }
     assert_eq!(owner.groups_asked(), 16, "only what was read");
 }
+
+#[tokio::test]
+async fn a_slow_disk_holds_up_nothing_else() {
+    let small = [sample(1000, 0), sample(1000, 1)];
+    let owner = Owner::new(&small);
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
+    let fetcher = fetcher_into(store.clone(), &[&owner]);
+    let hold = store.block(Call::PutBlob, 1);
+    let mut slow = std::pin::pin!(read(&fetcher, &small[0], 0, 1));
+    assert!((&mut slow).now_or_never().is_none());
+    while store.made(Call::PutBlob) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // There's one worker here, so this wouldn't come back if the other stood on it.
+    read(&fetcher, &small[1], 0, 1).await.unwrap();
+    assert!((&mut slow).now_or_never().is_none());
+    drop(hold);
+    slow.await.unwrap();
+}
