@@ -9,21 +9,25 @@ use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
     holder::{Holders, Piece, Refused, Want},
-    lane::{Class, Lane},
+    job::Budget,
+    lane::Lane,
     readahead::Readahead,
     source::{FileContent, Source, SourceError},
 };
 use crate::{
     blob::{Blob, GROUP},
-    store::{StoreError, WriteStore},
+    store::WriteStore,
     types::{Digest, Name, WorkspaceId},
 };
 
 /// How often content that turns out damaged, or is evicted as soon as it is here, is fetched again for one read.
 const ATTEMPTS: usize = 3;
 
-/// Bytes that one workspace may have queued ahead of its readers.
-const READAHEAD_BUDGET: u64 = 32 << 20;
+/// Bytes that all workspaces together may have queued or under way ahead of their readers.
+const READAHEAD_BUDGET: u64 = 64 << 20;
+
+/// Workspaces that are remembered while nothing of theirs is under way.
+const LANES: usize = 1024;
 
 /// How content is fetched.
 #[derive(Debug, Clone)]
@@ -39,34 +43,55 @@ pub struct Fetcher {
     options: FetchOptions,
     lanes: Mutex<HashMap<WorkspaceId, Arc<Lane>>>,
     readahead: Mutex<Readahead>,
+    ahead: Arc<Budget>,
 }
 
 impl Fetcher {
     /// A fetcher into `store`. Its futures must be polled within a tokio runtime.
     pub fn new(store: Arc<dyn WriteStore>, holders: Arc<dyn Holders>, options: FetchOptions) -> Self {
-        Self { store, holders, options, lanes: Mutex::default(), readahead: Mutex::new(Readahead::new()) }
+        let (lanes, readahead) = (Mutex::default(), Mutex::new(Readahead::new()));
+        Self { store, holders, options, lanes, readahead, ahead: Budget::new(READAHEAD_BUDGET) }
     }
 
     fn lane(&self, workspace: &WorkspaceId) -> Arc<Lane> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Lane::new(*workspace, self.store.clone(), self.holders.clone()));
+        if lanes.len() >= LANES && !lanes.contains_key(workspace) {
+            // A lane with something under way is held by its requests.
+            lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
+        }
+        let new = || {
+            let (store, holders) = (self.store.clone(), self.holders.clone());
+            Arc::new(Lane::new(*workspace, store, holders, self.options.deadline, self.ahead.clone()))
+        };
         lanes.entry(*workspace).or_insert_with(new).clone()
     }
 
-    async fn within<T>(&self, fetch: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
-        tokio::time::timeout(self.options.deadline, fetch).await.unwrap_or(Err(SourceError::TimedOut))
+    async fn within<T>(
+        &self,
+        workspace: &WorkspaceId,
+        fetch: impl Future<Output = Result<T, SourceError>>,
+    ) -> Result<T, SourceError> {
+        let result = tokio::time::timeout(self.options.deadline, fetch).await;
+        result.unwrap_or_else(|_| {
+            self.lane(workspace).note_late();
+            Err(SourceError::TimedOut)
+        })
     }
 
     async fn fetch_tree(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<Bytes, SourceError> {
         for _ in 0..ATTEMPTS {
+            let mut anew = false;
             match self.store.tree(digest) {
                 Ok(Some(object)) => return Ok(object),
-                Ok(None) => {
-                    let ticket = self.lane(workspace).whole(*digest, Want::Tree(*digest), Class::Demand);
-                    ticket.map_err(|error| failed(&error))?.wait().await?;
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a stored folder can't be read");
+                    anew = true;
                 }
-                Err(StoreError::Corrupt(digest)) => tracing::warn!(%digest, "a stored folder was damaged"),
-                Err(error) => return Err(failed(&error)),
+            }
+            let pieces = self.lane(workspace).whole(Want::Tree(*digest), anew).wait().await?;
+            if let Some(Piece::Tree { object, .. }) = pieces.first().map(|piece| &**piece) {
+                return Ok(object.clone());
             }
         }
         Err(SourceError::Failed("the folder can't be kept".into()))
@@ -79,33 +104,67 @@ impl Fetcher {
         offset: u64,
         length: u32,
     ) -> Result<Bytes, SourceError> {
-        let end = offset + u64::from(length);
-        if end > blob.size {
+        let end = offset.checked_add(length.into()).filter(|end| *end <= blob.size);
+        let Some(end) = end else {
             return Err(SourceError::Failed("a read beyond the end of the content".into()));
-        }
+        };
         let mut buffer = BytesMut::zeroed(length as usize);
         for _ in 0..ATTEMPTS {
+            let mut anew = false;
             match self.store.read_at(blob, offset, &mut buffer) {
                 Ok(true) => {
                     self.read_ahead(workspace, blob, offset, end);
                     return Ok(buffer.freeze());
                 }
                 Ok(false) => {}
-                Err(StoreError::Corrupt(digest)) => tracing::warn!(%digest, "stored content was damaged"),
-                Err(error) => return Err(failed(&error)),
+                Err(error) => {
+                    tracing::warn!(%error, "stored content can't be read");
+                    anew = true;
+                }
             }
             let lane = self.lane(workspace);
             let ticket = if blob.is_whole() {
-                lane.whole(blob.digest, Want::Blob(*blob), Class::Demand)
+                lane.whole(Want::Blob(*blob), anew)
             } else {
-                lane.slice(*blob, blob.touched(offset, end), Class::Demand)
-            }
-            .map_err(|error| failed(&error))?;
+                lane.slice(*blob, blob.touched(offset, end), anew)
+            };
             // Asked for after the demand, so that it doesn't come before it.
             self.read_ahead(workspace, blob, offset, end);
-            ticket.wait().await?;
+            let pieces = ticket.wait().await?;
+            if self.assemble(blob, offset, &pieces, &mut buffer) {
+                return Ok(buffer.freeze());
+            }
         }
         Err(SourceError::Failed("the content can't be kept".into()))
+    }
+
+    /// Fills `buffer` with the blob's bytes from `offset`, out of what came and else out of the store; false when some
+    /// of them are in neither.
+    fn assemble(&self, blob: &Blob, offset: u64, pieces: &[Arc<Piece>], buffer: &mut [u8]) -> bool {
+        let end = offset + buffer.len() as u64;
+        blob.touched(offset, end).all(|group| {
+            let start = group * GROUP;
+            let (from, to) = (offset.max(start), end.min(start + GROUP));
+            let target = &mut buffer[(from - offset) as usize..(to - offset) as usize];
+            let came = pieces.iter().find_map(|piece| match &**piece {
+                Piece::Blob(whole) if whole.bytes().len() as u64 == blob.size => {
+                    whole.bytes().get(from as usize..to as usize)
+                }
+                Piece::Slice(slice) if slice.blob() == *blob => {
+                    let position = group.checked_sub(slice.groups().start)?;
+                    let leaf = slice.leaves().get(position as usize)?;
+                    leaf.get((from - start) as usize..(to - start) as usize)
+                }
+                _ => None,
+            });
+            match came {
+                Some(bytes) => {
+                    target.copy_from_slice(bytes);
+                    true
+                }
+                None => self.store.read_at(blob, from, target).unwrap_or(false),
+            }
+        })
     }
 
     fn read_ahead(&self, workspace: &WorkspaceId, blob: &Blob, start: u64, end: u64) {
@@ -116,15 +175,9 @@ impl Fetcher {
         let wanted = readahead.note(blob.digest, blob.size, start..end);
         drop(readahead);
         let Some(wanted) = wanted else { return };
-        let lane = self.lane(workspace);
-        if lane.readahead_queued() > READAHEAD_BUDGET {
-            return;
-        }
         // What the demand fetches is not asked for again: it's under way already.
         let groups = wanted.start / GROUP..wanted.end.div_ceil(GROUP);
-        if let Err(error) = lane.slice(*blob, groups, Class::Readahead) {
-            tracing::debug!(%error, "not reading ahead");
-        }
+        self.lane(workspace).read_ahead(*blob, groups);
     }
 
     async fn read_pending(
@@ -138,29 +191,27 @@ impl Fetcher {
         let want = [Want::Pending { path: path.to_vec(), token, offset, length }];
         let mut last = Err(SourceError::TimedOut);
         for holder in self.holders.holders(workspace) {
-            let mut result = Err(SourceError::TimedOut);
+            let mut answer = None;
             let mut sink = |_: usize, piece: Result<Piece, Refused>| match piece {
-                Ok(Piece::Pending(bytes)) => result = Ok(bytes),
+                Ok(Piece::Pending(bytes)) => answer = Some(Ok(bytes)),
                 Ok(_) => {}
-                Err(_) => result = Err(SourceError::Changed),
+                Err(why) => answer = Some(Err(why.into())),
             };
-            if let Err(error) = holder.fetch(workspace, &want, &mut sink).await {
+            let result = holder.fetch(workspace, &want, &mut sink).await;
+            if let Err(error) = &result {
                 tracing::debug!(%error, "reading a pending file failed");
             }
-            match result {
-                Ok(bytes) if bytes.len() == length as usize => return Ok(bytes),
-                Ok(_) => {
-                    last = Err(SourceError::Failed("the owner sent another length than was asked for".into()))
+            last = match (answer, result) {
+                (Some(Ok(bytes)), _) if bytes.len() == length as usize => return Ok(bytes),
+                (Some(Err(error)), _) => Err(error),
+                (None, Err(error)) => Err(error.into()),
+                (Some(Ok(_)), _) | (None, Ok(())) => {
+                    Err(SourceError::Failed("the owner sent something else than was asked for".into()))
                 }
-                Err(error) => last = Err(error),
-            }
+            };
         }
         last
     }
-}
-
-fn failed(error: &StoreError) -> SourceError {
-    SourceError::Failed(error.to_string())
 }
 
 impl Source for Fetcher {
@@ -169,7 +220,7 @@ impl Source for Fetcher {
         workspace: &'a WorkspaceId,
         digest: &'a Digest,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>> {
-        self.within(self.fetch_tree(workspace, digest)).boxed()
+        self.within(workspace, self.fetch_tree(workspace, digest)).boxed()
     }
 
     fn read<'a>(
@@ -180,14 +231,45 @@ impl Source for Fetcher {
         length: u32,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>> {
         match content {
-            FileContent::Blob(blob) => self.within(self.read_blob(workspace, blob, offset, length)).boxed(),
+            FileContent::Blob(blob) => {
+                self.within(workspace, self.read_blob(workspace, blob, offset, length)).boxed()
+            }
             FileContent::Pending { path, token } => {
-                self.within(self.read_pending(workspace, path, *token, offset, length)).boxed()
+                self.within(workspace, self.read_pending(workspace, path, *token, offset, length)).boxed()
             }
         }
     }
 
     fn knock(&self, workspace: &WorkspaceId) {
         self.holders.knock(workspace);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fetch::Holder, store::MemoryStore};
+
+    struct Nobody;
+
+    impl Holders for Nobody {
+        fn holders(&self, _: &WorkspaceId) -> Vec<Arc<dyn Holder>> {
+            Vec::new()
+        }
+
+        fn knock(&self, _: &WorkspaceId) {}
+    }
+
+    #[tokio::test]
+    async fn idle_lanes_are_dropped() {
+        let options = FetchOptions { deadline: Duration::from_secs(10) };
+        let fetcher = Fetcher::new(Arc::new(MemoryStore::new()), Arc::new(Nobody), options);
+        let workspace = |number: u128| WorkspaceId::from_bytes(number.to_le_bytes());
+        let busy = fetcher.lane(&workspace(0));
+        for number in 1..3 * LANES as u128 {
+            fetcher.lane(&workspace(number));
+        }
+        assert!(fetcher.lanes.lock().unwrap().len() <= LANES);
+        assert!(Arc::ptr_eq(&busy, &fetcher.lane(&workspace(0))), "one that is used stays");
     }
 }

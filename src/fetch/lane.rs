@@ -1,13 +1,21 @@
 use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use super::{
     holder::{Holder, HolderError, Holders, Piece, Refused, Want},
+    job::{Budget, Job, Ticket},
+    keeping::Keeping,
     source::SourceError,
 };
 use crate::{
@@ -26,25 +34,25 @@ const REQUEST_BYTES: u64 = 3 << 20;
 /// Pieces in one request.
 const REQUEST_PIECES: usize = 1024;
 
+/// Bytes in a second that an answer must bring at least, beyond the deadline: below that nobody can work with it.
+const SLOWEST: u64 = 1_000_000;
+
 /// Groups in one slice (1 MiB): a reader gets on with the first while the next is on its way.
 const SLICE_GROUPS: u64 = 64;
 
+/// The pause before holders that couldn't be reached are asked again; it doubles each time …
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// … up to this.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
 /// How urgent a fetch is: demand goes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Class {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
     /// Somebody waits.
     Demand,
     /// Somebody will probably ask.
     Readahead,
-}
-
-/// How a fetch ended; none while it's under way.
-type Outcome = Option<Result<(), SourceError>>;
-
-/// A want that is queued or under way.
-struct Job {
-    want: Want,
-    outcome: watch::Sender<Outcome>,
 }
 
 /// What one workspace is fetching.
@@ -52,6 +60,11 @@ pub(super) struct Lane {
     workspace: WorkspaceId,
     store: Arc<dyn WriteStore>,
     holders: Arc<dyn Holders>,
+    /// How long somebody waits at most.
+    deadline: Duration,
+    ahead: Arc<Budget>,
+    /// Whether what was asked for last didn't come in time: then nothing is asked for ahead.
+    late: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -59,16 +72,28 @@ pub(super) struct Lane {
 struct State {
     demand: VecDeque<Arc<Job>>,
     readahead: VecDeque<Arc<Job>>,
-    /// Trees and small blobs that are queued or under way.
-    whole: HashMap<Digest, Arc<Job>>,
-    /// Slices that are queued or under way.
-    slices: HashMap<Digest, Vec<Arc<Job>>>,
+    open: Open,
     requests: usize,
 }
 
+/// What is queued or under way, to be found by what it brings.
+#[derive(Default)]
+struct Open {
+    /// Trees and small blobs.
+    whole: HashMap<Want, Arc<Job>>,
+    slices: HashMap<Digest, Vec<Arc<Job>>>,
+}
+
 impl Lane {
-    pub(super) fn new(workspace: WorkspaceId, store: Arc<dyn WriteStore>, holders: Arc<dyn Holders>) -> Self {
-        Self { workspace, store, holders, state: Mutex::default() }
+    pub(super) fn new(
+        workspace: WorkspaceId,
+        store: Arc<dyn WriteStore>,
+        holders: Arc<dyn Holders>,
+        deadline: Duration,
+        ahead: Arc<Budget>,
+    ) -> Self {
+        let (late, state) = (AtomicBool::new(false), Mutex::default());
+        Self { workspace, store, holders, deadline, ahead, late, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -76,76 +101,82 @@ impl Lane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a tree object or small blob unless that has been done, and gives what to wait for.
-    pub(super) fn whole(
-        self: &Arc<Self>,
-        digest: Digest,
-        want: Want,
-        class: Class,
-    ) -> Result<Ticket, StoreError> {
+    /// Queues a tree object or small blob that the caller found lacking unless that has been done, and gives what to
+    /// wait for; `anew` if it may be held but can't be read.
+    pub(super) fn whole(self: &Arc<Self>, want: Want, anew: bool) -> Ticket {
         let mut state = self.state();
-        // It may have come between the caller's look and now.
-        let held = match &want {
-            Want::Blob(blob) => !self.store.held(blob)?.is_empty(),
-            _ => self.store.tree(&digest)?.is_some(),
-        };
-        if held {
-            return Ok(Ticket(Vec::new()));
-        }
-        let job = match state.whole.get(&digest).cloned() {
-            Some(job) => {
-                state.promote(&job, class);
-                job
-            }
+        let mut ticket = Ticket::default();
+        match state.open.whole.get(&want) {
+            Some(job) => ticket.add(job),
             None => {
-                let job = Job::new(want);
-                state.whole.insert(digest, job.clone());
-                state.queue(job.clone(), class);
-                job
+                let job = Job::new(want.clone(), anew, None);
+                ticket.add(&job);
+                state.open.whole.insert(want, job.clone());
+                state.demand.push_back(job);
             }
-        };
-        let ticket = Ticket(vec![job.outcome.subscribe()]);
+        }
         self.start(&mut state);
-        Ok(ticket)
+        ticket
     }
 
-    /// Queues what is missing of `groups` unless that has been done, and gives what to wait for.
-    pub(super) fn slice(
-        self: &Arc<Self>,
-        blob: Blob,
-        groups: Range<u64>,
-        class: Class,
-    ) -> Result<Ticket, StoreError> {
+    /// Queues what is missing of `groups` unless that has been done, and gives what to wait for; with `anew` all of them
+    /// count as missing.
+    pub(super) fn slice(self: &Arc<Self>, blob: Blob, groups: Range<u64>, anew: bool) -> Ticket {
+        self.queue_slices(blob, groups, anew, Class::Demand)
+    }
+
+    /// Queues what is missing of `groups`, behind all that somebody waits for and as far as the budget goes.
+    pub(super) fn read_ahead(self: &Arc<Self>, blob: Blob, groups: Range<u64>) {
+        if !self.late.load(Ordering::Relaxed) {
+            self.queue_slices(blob, groups, false, Class::Readahead);
+        }
+    }
+
+    /// Notes that somebody waited in vain.
+    pub(super) fn note_late(&self) {
+        self.late.store(true, Ordering::Relaxed);
+    }
+
+    fn queue_slices(self: &Arc<Self>, blob: Blob, groups: Range<u64>, anew: bool, class: Class) -> Ticket {
         let mut state = self.state();
-        let mut missing = Groups::from(groups) - self.store.held(&blob)?;
-        let mut outcomes = Vec::new();
-        for job in state.slices.get(&blob.digest).cloned().unwrap_or_default() {
-            let Want::Slice { groups, .. } = &job.want else { continue };
+        let mut missing = Groups::from(groups);
+        if !anew {
+            // A store that can't say what it holds holds nothing.
+            missing -= self.store.held(&blob).unwrap_or_else(|_| Groups::empty());
+        }
+        let mut ticket = Ticket::default();
+        for job in state.open.slices.get(&blob.digest).cloned().unwrap_or_default() {
+            let Want::Slice { blob: other, groups } = &job.want else { continue };
             let range = Groups::from(groups.clone());
-            if missing.intersects(&range) {
+            if *other == blob && missing.intersects(&range) {
                 missing -= range;
                 state.promote(&job, class);
-                outcomes.push(job.outcome.subscribe());
+                ticket.add(&job);
             }
         }
-        for range in ranges(&missing) {
-            let mut start = range.start;
-            while start < range.end {
-                let end = range.end.min(start + SLICE_GROUPS);
-                let job = Job::new(Want::Slice { blob, groups: start..end });
-                outcomes.push(job.outcome.subscribe());
-                state.slices.entry(blob.digest).or_default().push(job.clone());
-                state.queue(job, class);
-                start = end;
+        let slices = ranges(&missing).into_iter().flat_map(|range| {
+            let starts = range.clone().step_by(SLICE_GROUPS as usize);
+            starts.map(move |start| start..range.end.min(start + SLICE_GROUPS))
+        });
+        for groups in slices {
+            let want = Want::Slice { blob, groups };
+            let ahead = match class {
+                Class::Demand => None,
+                Class::Readahead => match self.ahead.reserve(want.cost()) {
+                    None => break,
+                    reserved => reserved,
+                },
+            };
+            let job = Job::new(want, anew, ahead);
+            ticket.add(&job);
+            state.open.slices.entry(blob.digest).or_default().push(job.clone());
+            match class {
+                Class::Demand => state.demand.push_back(job),
+                Class::Readahead => state.readahead.push_back(job),
             }
         }
         self.start(&mut state);
-        Ok(Ticket(outcomes))
-    }
-
-    /// Bytes that are queued ahead of demand and not yet under way.
-    pub(super) fn readahead_queued(&self) -> u64 {
-        self.state().readahead.iter().map(|job| job.want.cost()).sum()
+        ticket
     }
 
     /// Starts another request if there is something to ask and room for it.
@@ -161,7 +192,12 @@ impl Lane {
     /// Carries out batches until there's nothing left to ask.
     async fn run(self: Arc<Self>, mut batch: Vec<Arc<Job>>) {
         loop {
-            self.request(&batch).await;
+            // A panic ends this request, but neither the ones queued behind it nor the wait for its jobs.
+            if AssertUnwindSafe(self.request(&batch)).catch_unwind().await.is_err() {
+                for job in &batch {
+                    self.finish(job, Err(SourceError::Failed("the fetch was given up".into())));
+                }
+            }
             let mut state = self.state();
             match state.next_batch() {
                 Some(next) => batch = next,
@@ -173,59 +209,93 @@ impl Lane {
         }
     }
 
-    /// Asks one holder after the other until every job of the batch has an outcome.
-    async fn request(&self, batch: &[Arc<Job>]) {
-        let holders = self.holders.holders(&self.workspace);
-        // Without anybody to ask, waiting would change nothing.
-        let mut last = SourceError::TimedOut;
-        for holder in holders {
-            let open: Vec<&Arc<Job>> = batch.iter().filter(|job| job.is_open()).collect();
-            if open.is_empty() {
+    /// Asks one holder after the other until every job of the batch has an outcome, and again after a pause if one of
+    /// them couldn't be reached and somebody still waits.
+    async fn request(self: &Arc<Self>, batch: &[Arc<Job>]) {
+        for job in batch.iter().filter(|job| self.is_held(job)) {
+            self.finish(job, Ok(None));
+        }
+        let cost: u64 = batch.iter().map(|job| job.want.cost()).sum();
+        let limit = Instant::now() + self.deadline + Duration::from_secs(cost.div_ceil(SLOWEST));
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let holders = self.holders.holders(&self.workspace);
+            let nobody = holders.is_empty();
+            let mut open: Vec<Asked> = batch.iter().filter(|job| job.is_open()).map(Asked::new).collect();
+            for holder in holders {
+                open.retain(|asked| asked.job.is_open());
+                if open.is_empty() {
+                    return;
+                }
+                self.ask(&*holder, &mut open, limit).await;
+            }
+            let mut again = false;
+            for Asked { job, failure } in open.iter_mut().filter(|asked| asked.job.is_open()) {
+                // Without anybody to ask, waiting would change nothing.
+                let failure = failure.take().unwrap_or(SourceError::TimedOut);
+                let late = failure == SourceError::TimedOut;
+                if late {
+                    self.note_late();
+                }
+                if late && !nobody && job.is_awaited() && job.since.elapsed() < self.deadline {
+                    again = true;
+                } else {
+                    self.finish(job, Err(failure));
+                }
+            }
+            if !again {
                 return;
             }
-            if let Err(error) = self.ask(&*holder, &open).await {
-                last = error;
-            }
-        }
-        for job in batch.iter().filter(|job| job.is_open()) {
-            self.finish(job, Err(last.clone()));
+            tokio::time::sleep(pause).await;
+            pause = LAST_PAUSE.min(pause * 2);
         }
     }
 
-    async fn ask(&self, holder: &dyn Holder, jobs: &[&Arc<Job>]) -> Result<(), SourceError> {
+    /// Whether what a job is to bring has come since it was queued. (Slices can't have: they are looked for under the lock.)
+    fn is_held(&self, job: &Job) -> bool {
+        match &job.want {
+            _ if job.anew => false,
+            Want::Tree(digest) => matches!(self.store.tree(digest), Ok(Some(_))),
+            Want::Blob(blob) => self.store.held(blob).is_ok_and(|held| !held.is_empty()),
+            _ => false,
+        }
+    }
+
+    /// Asks one holder for the open jobs; those that it doesn't end learn why.
+    async fn ask(self: &Arc<Self>, holder: &dyn Holder, open: &mut [Asked], limit: Instant) {
+        let jobs: Vec<Arc<Job>> = open.iter().map(|asked| asked.job.clone()).collect();
         let wants: Vec<Want> = jobs.iter().map(|job| job.want.clone()).collect();
-        let mut last = Ok(());
-        let mut sink = |position: usize, piece: Result<Piece, Refused>| {
-            let Some(job) = jobs.get(position) else { return };
-            match piece {
-                Ok(piece) => match self.keep(&piece) {
-                    Ok(()) if job.want.is_met_by(&piece) => self.finish(job, Ok(())),
-                    Ok(()) => {}
-                    Err(error) => self.finish(job, Err(SourceError::Failed(error.to_string()))),
-                },
-                // Another holder may have it.
-                Err(Refused::Unknown | Refused::Changed) => last = Err(SourceError::Changed),
-                Err(Refused::Failed) => {
-                    last = Err(SourceError::Failed("the owner can't read the file".into()))
+        let mut refused: Vec<Option<Refused>> = vec![None; jobs.len()];
+        let keeping = Keeping::new(self.clone(), jobs);
+        let mut sink = |position: usize, piece: Result<Piece, Refused>| match piece {
+            Ok(piece) => keeping.add(position, piece),
+            Err(why) => {
+                if let Some(refused) = refused.get_mut(position) {
+                    *refused = Some(why);
                 }
             }
         };
-        let result = holder.fetch(&self.workspace, &wants, &mut sink).await;
-        match result {
-            Ok(()) => last,
-            Err(HolderError::Denied) => Err(SourceError::Denied),
-            Err(HolderError::Unreachable(why)) => {
-                tracing::debug!(why, "a holder can't be reached");
-                Err(SourceError::TimedOut)
-            }
-            Err(HolderError::Misbehaved(why)) => {
-                tracing::warn!(why, "a holder misbehaves");
-                Err(SourceError::Failed(why))
+        let fetch = holder.fetch(&self.workspace, &wants, &mut sink);
+        let result = tokio::time::timeout_at(limit, fetch).await;
+        let result = result.unwrap_or_else(|_| Err(HolderError::Unreachable("it takes too long".into())));
+        let kept = keeping.done().await;
+        if let Err(error) = &result {
+            tracing::debug!(%error, "a fetch failed");
+        }
+        for (asked, refused) in open.iter_mut().zip(refused).filter(|(asked, _)| asked.job.is_open()) {
+            match (refused, &result) {
+                // What nobody knows any more has changed, unless somebody else says something else.
+                (Some(Refused::Unknown), _) if asked.failure.is_some() => {}
+                (Some(why), _) => asked.note(why.into()),
+                (None, _) if !kept => asked.note(SourceError::Failed("the content can't be kept".into())),
+                (None, Err(error)) => asked.note(error.clone().into()),
+                (None, Ok(())) => asked.note(SourceError::Failed("the owner left it out".into())),
             }
         }
     }
 
-    fn keep(&self, piece: &Piece) -> Result<(), StoreError> {
+    /// Puts a piece into the store.
+    pub(super) fn put(&self, piece: &Piece) -> Result<(), StoreError> {
         match piece {
             Piece::Tree { digest, object } => self.store.put_tree(*digest, object),
             Piece::Blob(blob) => self.store.put_blob(blob),
@@ -235,36 +305,22 @@ impl Lane {
         }
     }
 
-    /// Ends a job: whoever comes from now on starts anew.
-    fn finish(&self, job: &Arc<Job>, outcome: Result<(), SourceError>) {
-        let mut state = self.state();
-        match &job.want {
-            Want::Tree(digest) | Want::Blob(Blob { digest, .. }) => {
-                state.whole.remove(digest);
-            }
-            Want::Slice { blob, .. } => {
-                if let Some(jobs) = state.slices.get_mut(&blob.digest) {
-                    jobs.retain(|other| !Arc::ptr_eq(other, job));
-                    if jobs.is_empty() {
-                        state.slices.remove(&blob.digest);
-                    }
-                }
-            }
-            Want::Pending { .. } => {}
+    /// The job for a tree object or small blob, if there's one.
+    pub(super) fn find(&self, want: &Want) -> Option<Arc<Job>> {
+        self.state().open.whole.get(want).cloned()
+    }
+
+    /// Ends a job, unless it has ended: whoever comes from now on starts anew.
+    pub(super) fn finish(&self, job: &Arc<Job>, outcome: Result<Option<Arc<Piece>>, SourceError>) {
+        if let Ok(Some(_)) = outcome {
+            self.late.store(false, Ordering::Relaxed);
         }
-        drop(state);
-        job.outcome.send_replace(Some(outcome));
+        self.state().open.remove(job);
+        job.close(outcome);
     }
 }
 
 impl State {
-    fn queue(&mut self, job: Arc<Job>, class: Class) {
-        match class {
-            Class::Demand => self.demand.push_back(job),
-            Class::Readahead => self.readahead.push_back(job),
-        }
-    }
-
     /// Moves a job that now somebody waits for ahead of what nobody waits for.
     fn promote(&mut self, job: &Arc<Job>, class: Class) {
         if class == Class::Demand
@@ -275,62 +331,65 @@ impl State {
         }
     }
 
-    /// What the next request asks for: all demand that fits, then readahead.
+    /// What the next request asks for: all demand that fits, then readahead. What came in another answer, and demand
+    /// that nobody waits for any more, is left out.
     fn next_batch(&mut self) -> Option<Vec<Arc<Job>>> {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for queue in [&mut self.demand, &mut self.readahead] {
+        for (queue, class) in [(&mut self.demand, Class::Demand), (&mut self.readahead, Class::Readahead)] {
             while batch.len() < REQUEST_PIECES
                 && let Some(job) = queue.front()
             {
+                let wanted = job.is_open() && (class == Class::Readahead || job.is_awaited());
                 let cost = job.want.cost();
-                if !batch.is_empty() && bytes + cost > REQUEST_BYTES {
+                if wanted && !batch.is_empty() && bytes + cost > REQUEST_BYTES {
                     break;
                 }
-                bytes += cost;
-                batch.extend(queue.pop_front());
+                let Some(job) = queue.pop_front() else { break };
+                if wanted {
+                    bytes += cost;
+                    batch.push(job);
+                } else {
+                    self.open.remove(&job);
+                }
             }
         }
         (!batch.is_empty()).then_some(batch)
     }
 }
 
-impl Job {
-    fn new(want: Want) -> Arc<Self> {
-        Arc::new(Self { want, outcome: watch::Sender::new(None) })
-    }
-
-    fn is_open(&self) -> bool {
-        self.outcome.borrow().is_none()
-    }
-}
-
-impl Want {
-    fn is_met_by(&self, piece: &Piece) -> bool {
-        match (self, piece) {
-            (Self::Tree(wanted), Piece::Tree { digest, .. }) => wanted == digest,
-            (Self::Blob(wanted), Piece::Blob(blob)) => wanted.digest == blob.digest(),
-            (Self::Slice { blob, groups }, Piece::Slice(slice)) => {
-                *blob == slice.blob() && *groups == slice.groups()
+impl Open {
+    /// Removes this job, not another one for the same want.
+    fn remove(&mut self, job: &Arc<Job>) {
+        if let Want::Slice { blob, .. } = &job.want {
+            if let Some(jobs) = self.slices.get_mut(&blob.digest) {
+                jobs.retain(|other| !Arc::ptr_eq(other, job));
+                if jobs.is_empty() {
+                    self.slices.remove(&blob.digest);
+                }
             }
-            _ => false,
+        } else if self.whole.get(&job.want).is_some_and(|other| Arc::ptr_eq(other, job)) {
+            self.whole.remove(&job.want);
         }
     }
 }
 
-/// Fetches to wait for.
-pub(super) struct Ticket(Vec<watch::Receiver<Outcome>>);
+/// A job that holders are asked for, and why it isn't done yet.
+struct Asked {
+    job: Arc<Job>,
+    failure: Option<SourceError>,
+}
 
-impl Ticket {
-    /// Returns when all are here, or with the first error.
-    pub(super) async fn wait(self) -> Result<(), SourceError> {
-        for mut outcome in self.0 {
-            match outcome.wait_for(Option::is_some).await {
-                Ok(outcome) => outcome.clone().unwrap_or(Ok(()))?,
-                Err(_) => return Err(SourceError::Failed("the fetch was given up".into())),
-            }
+impl Asked {
+    fn new(job: &Arc<Job>) -> Self {
+        Self { job: job.clone(), failure: None }
+    }
+
+    /// A holder that couldn't be reached may yet have it, whatever the others say.
+    fn note(&mut self, failure: SourceError) {
+        if self.failure != Some(SourceError::TimedOut) {
+            self.failure = Some(failure);
         }
-        Ok(())
     }
 }
 

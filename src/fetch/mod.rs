@@ -4,6 +4,8 @@
 
 mod fetcher;
 mod holder;
+mod job;
+mod keeping;
 mod lane;
 mod readahead;
 mod source;

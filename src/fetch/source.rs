@@ -1,6 +1,7 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use super::holder::{HolderError, Refused};
 use crate::{
     blob::Blob,
     types::{Digest, Name, WorkspaceId},
@@ -21,6 +22,25 @@ pub enum SourceError {
     /// It couldn't be had for another reason.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<Refused> for SourceError {
+    fn from(why: Refused) -> Self {
+        match why {
+            Refused::Unknown | Refused::Changed => Self::Changed,
+            Refused::Failed => Self::Failed("the owner can't read the file".into()),
+        }
+    }
+}
+
+impl From<HolderError> for SourceError {
+    fn from(error: HolderError) -> Self {
+        match error {
+            HolderError::Unreachable(_) => Self::TimedOut,
+            HolderError::Denied => Self::Denied,
+            HolderError::Misbehaved(_) => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 /// Where a file's bytes come from.

@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 
 use super::{holder::Sink, *};
 use crate::{
-    blob::{Blob, GROUP, VerifiedBlob, VerifiedSlice, encode_slice, hash_bytes},
-    store::{MemoryStore, ReadStore},
+    blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice, encode_slice, hash_bytes},
+    store::{Call, FaultStore, MemoryStore, ReadStore, StoreError, WriteStore},
     types::{Digest, Name, WorkspaceId},
 };
 
@@ -28,12 +28,19 @@ enum Mood {
     Denies,
     KnowsNothing,
     NeverAnswers,
+    Refuses(Refused),
+    Misbehaves,
+    Panics,
 }
 
 /// A holder with content in memory, that counts what it is asked.
 struct Owner {
     content: HashMap<Digest, (Vec<u8>, Vec<u8>)>,
     pending: Vec<u8>,
+    /// Tree objects that are sent along with others.
+    below: HashMap<Digest, Vec<u8>>,
+    /// What is refused whatever the mood.
+    refused: HashMap<Digest, Refused>,
     mood: Mutex<Mood>,
     /// A request takes one permit; the test gives them out.
     gate: Semaphore,
@@ -47,13 +54,44 @@ impl Owner {
             let hashed = hash_bytes(bytes);
             (hashed.digest, (bytes.clone(), hashed.outboard))
         });
-        Arc::new(Self {
-            content: content.collect(),
+        Arc::new(Self::of(content.collect()))
+    }
+
+    fn of(content: HashMap<Digest, (Vec<u8>, Vec<u8>)>) -> Self {
+        Self {
+            content,
             pending: b"not hashed yet".to_vec(),
+            below: HashMap::new(),
+            refused: HashMap::new(),
             mood: Mutex::new(Mood::Willing),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             requests: AtomicUsize::new(0),
             asked: Mutex::default(),
+        }
+    }
+
+    /// Changes how it is, before anybody uses it.
+    fn but(self: Arc<Self>, change: impl FnOnce(&mut Self)) -> Arc<Self> {
+        let mut owner = self;
+        change(Arc::get_mut(&mut owner).unwrap());
+        owner
+    }
+
+    async fn until_asked(&self, requests: usize) {
+        while self.requests() < requests {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    fn was_asked(&self, digest: &Digest) -> bool {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().any(|want| match want {
+            Want::Tree(wanted) | Want::Blob(Blob { digest: wanted, .. }) => wanted == digest,
+            _ => false,
         })
     }
 
@@ -116,11 +154,28 @@ impl Holder for Owner {
                 Mood::Fails => return Err(HolderError::Unreachable("unplugged".into())),
                 Mood::Denies => return Err(HolderError::Denied),
                 Mood::NeverAnswers => std::future::pending().await,
-                Mood::Willing | Mood::KnowsNothing => {}
+                Mood::Misbehaves => return Err(HolderError::Misbehaved("by lying".into())),
+                Mood::Panics => panic!("as the test wants"),
+                Mood::Willing | Mood::KnowsNothing | Mood::Refuses(_) => {}
             }
             for (position, want) in wants.iter().enumerate() {
-                let piece = if mood == Mood::Willing { self.piece(want) } else { Err(Refused::Unknown) };
+                let refused = match want {
+                    Want::Tree(digest) | Want::Blob(Blob { digest, .. }) => self.refused.get(digest),
+                    _ => None,
+                };
+                let piece = match (mood, refused) {
+                    (_, Some(why)) => Err(*why),
+                    (Mood::Willing, None) => self.piece(want),
+                    (Mood::Refuses(why), None) => Err(why),
+                    _ => Err(Refused::Unknown),
+                };
                 sink(position, piece);
+                if let Want::Tree(digest) = want
+                    && let Some(below) = self.below.get(digest)
+                {
+                    let (digest, object) = (Digest::of(below), Bytes::copy_from_slice(below));
+                    sink(position, Ok(Piece::Tree { digest, object }));
+                }
             }
             Ok(())
         }
@@ -140,9 +195,13 @@ impl Holders for Everybody {
 
 fn fetcher(owners: &[&Arc<Owner>]) -> (Arc<Fetcher>, Arc<MemoryStore>) {
     let store = Arc::new(MemoryStore::default());
+    (fetcher_into(store.clone(), owners), store)
+}
+
+fn fetcher_into(store: Arc<dyn WriteStore>, owners: &[&Arc<Owner>]) -> Arc<Fetcher> {
     let holders = Arc::new(Everybody(owners.iter().map(|owner| (*owner).clone()).collect()));
     let options = FetchOptions { deadline: Duration::from_secs(10) };
-    (Arc::new(Fetcher::new(store.clone(), holders, options)), store)
+    Arc::new(Fetcher::new(store, holders, options))
 }
 
 fn sample(size: usize, seed: u8) -> Vec<u8> {
@@ -230,7 +289,8 @@ async fn another_holder_helps() {
     }
 }
 
-#[tokio::test]
+// The clock is paused because one that can't be reached is asked until the deadline.
+#[tokio::test(start_paused = true)]
 async fn failures_say_what_they_are() {
     let bytes = sample(1000, 0);
     for (mood, error) in [
@@ -266,4 +326,290 @@ async fn pending_files_come_from_the_owner() {
     let (fetcher, _) = fetcher(&[&owner]);
     let content = FileContent::Pending { path: vec![Name::new(&b"f"[..]).unwrap()], token: 5 };
     assert_eq!(fetcher.read(&ID, &content, 4, 6).await.unwrap(), "hashed");
+}
+
+#[tokio::test]
+async fn a_pending_file_fails_with_the_reason_given() {
+    let content = FileContent::Pending { path: vec![Name::new(&b"f"[..]).unwrap()], token: 5 };
+    let misbehaves = HolderError::Misbehaved("by lying".into()).to_string();
+    for (mood, error) in [
+        (Mood::Refuses(Refused::Changed), SourceError::Changed),
+        (Mood::Refuses(Refused::Failed), Refused::Failed.into()),
+        (Mood::Denies, SourceError::Denied),
+        (Mood::Fails, SourceError::TimedOut),
+        (Mood::Misbehaves, SourceError::Failed(misbehaves)),
+    ] {
+        let owner = Owner::with_mood(&[], mood);
+        let (fetcher, _) = fetcher(&[&owner]);
+        assert_eq!(fetcher.read(&ID, &content, 4, 6).await, Err(error));
+    }
+    assert!(matches!(Refused::Failed.into(), SourceError::Failed(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_holder_doesnt_hold_the_requests_for_ever() {
+    let small: Vec<_> = (0..5).map(|seed| sample(1000, seed)).collect();
+    let owner = Owner::with_mood(&small, Mood::NeverAnswers);
+    let (fetcher, _) = fetcher(&[&owner]);
+    for result in join_all(small[..4].iter().map(|bytes| read(&fetcher, bytes, 0, 1))).await {
+        assert_eq!(result, Err(SourceError::TimedOut));
+    }
+    owner.set(Mood::Willing);
+    read(&fetcher, &small[4], 0, 1).await.unwrap();
+}
+
+/// Panics whenever something is to be kept.
+struct Panicking;
+
+impl ReadStore for Panicking {
+    fn tree(&self, _: &Digest) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+
+    fn held(&self, _: &Blob) -> Result<Groups, StoreError> {
+        Ok(Groups::empty())
+    }
+
+    fn read_at(&self, _: &Blob, _: u64, _: &mut [u8]) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+}
+
+impl WriteStore for Panicking {
+    fn put_tree(&self, _: Digest, _: &[u8]) -> Result<(), StoreError> {
+        panic!("as the test wants")
+    }
+
+    fn put_blob(&self, _: &VerifiedBlob) -> Result<(), StoreError> {
+        panic!("as the test wants")
+    }
+
+    fn put_slice(&self, _: &VerifiedSlice) -> Result<(), StoreError> {
+        panic!("as the test wants")
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_reads_and_no_others() {
+    let bytes = sample(1000, 0);
+    let owner = Owner::new(std::slice::from_ref(&bytes));
+    let into_panic = fetcher_into(Arc::new(Panicking), &[&owner]);
+    // More often than there are requests at a time.
+    for _ in 0..6 {
+        assert!(matches!(read(&into_panic, &bytes, 0, 1).await, Err(SourceError::Failed(_))));
+    }
+    let (fetcher, _) = fetcher(&[&owner]);
+    owner.set(Mood::Panics);
+    for _ in 0..6 {
+        assert!(matches!(read(&fetcher, &bytes, 0, 1).await, Err(SourceError::Failed(_))));
+    }
+    owner.set(Mood::Willing);
+    read(&fetcher, &bytes, 0, 1).await.unwrap();
+}
+
+/// Lets `fetcher` read all of `first`, one request each, and then `then`, which queues behind; gives the results of `then`.
+async fn read_behind(
+    owner: &Owner,
+    fetcher: &Fetcher,
+    first: &[Vec<u8>],
+    then: &[Vec<u8>],
+) -> Vec<Result<(), SourceError>> {
+    owner.gate.forget_permits(Semaphore::MAX_PERMITS);
+    let busy = join_all(first.iter().map(|bytes| read(fetcher, bytes, 0, 1)));
+    let queued = join_all(then.iter().map(|bytes| read(fetcher, bytes, 0, 1)));
+    let open = async {
+        owner.until_asked(first.len()).await;
+        owner.gate.add_permits(100);
+    };
+    tokio::join!(busy, queued, open).1
+}
+
+#[tokio::test]
+async fn each_piece_fails_with_its_own_reason() {
+    let small: Vec<_> = (0..8).map(|seed| sample(1000, seed)).collect();
+    let refused = [(4, Refused::Changed), (5, Refused::Failed), (6, Refused::Unknown)];
+    let owner = Owner::new(&small).but(|owner| {
+        owner.refused = refused.iter().map(|(which, why)| (Digest::of(&small[*which]), *why)).collect();
+    });
+    let (fetcher, _) = fetcher(&[&owner]);
+    let results = read_behind(&owner, &fetcher, &small[..4], &small[4..]).await;
+    assert_eq!(owner.requests(), 5, "the others came in one request");
+    let (changed, failed) = (Err(SourceError::Changed), Err(Refused::Failed.into()));
+    assert_eq!(results, [changed.clone(), failed, changed, Ok(())]);
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_isnt_asked_for() {
+    let small: Vec<_> = (0..6).map(|seed| sample(1000, seed)).collect();
+    let owner = Owner::new(&small);
+    let (fetcher, _) = fetcher(&[&owner]);
+    owner.gate.forget_permits(Semaphore::MAX_PERMITS);
+    let mut busy = join_all(small[..4].iter().map(|bytes| read(&fetcher, bytes, 0, 1)));
+    assert!((&mut busy).now_or_never().is_none());
+    assert!(read(&fetcher, &small[4], 0, 1).now_or_never().is_none(), "and leaves");
+    owner.gate.add_permits(100);
+    busy.await.into_iter().for_each(Result::unwrap);
+    read(&fetcher, &small[5], 0, 1).await.unwrap();
+    assert!(!owner.was_asked(&Digest::of(&small[4])));
+    // It can be asked for again.
+    read(&fetcher, &small[4], 0, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_that_came_along_isnt_waited_for() {
+    let trees: Vec<Vec<u8>> = (0..7).map(|seed| sample(1000, seed)).collect();
+    let digests: Vec<Digest> = trees.iter().map(|object| Digest::of(object)).collect();
+    let owner = Owner::new(&trees).but(|owner| {
+        owner.below = HashMap::from([(digests[0], trees[3].clone()), (digests[1], trees[4].clone())]);
+    });
+    let (fetcher, _) = fetcher(&[&owner]);
+    owner.gate.forget_permits(Semaphore::MAX_PERMITS);
+    // Requests for 0 to 3 are under way, 4 is queued.
+    let mut others = join_all([2, 3].map(|which| fetcher.tree(&ID, &digests[which])));
+    let mut first = join_all([0, 1].map(|which| fetcher.tree(&ID, &digests[which])));
+    assert!((&mut first).now_or_never().is_none());
+    assert!((&mut others).now_or_never().is_none());
+    let queued = fetcher.tree(&ID, &digests[4]);
+    let open = async {
+        owner.until_asked(4).await;
+        // The first two are answered, no others.
+        owner.gate.add_permits(2);
+    };
+    let under_way = fetcher.tree(&ID, &digests[3]);
+    let (first, queued, under_way, ()) = tokio::join!(first, queued, under_way, open);
+    assert!(first.into_iter().all(|object| object.is_ok()));
+    assert_eq!(under_way.unwrap(), trees[3]);
+    assert_eq!(queued.unwrap(), trees[4]);
+    assert!(!owner.was_asked(&digests[4]));
+    owner.gate.add_permits(100);
+    others.await.into_iter().for_each(|object| assert!(object.is_ok()));
+}
+
+#[tokio::test]
+async fn a_folder_that_came_along_and_cant_be_kept_does_no_harm() {
+    let trees = [sample(1000, 0), sample(1000, 1)];
+    let digest = Digest::of(&trees[0]);
+    let owner = Owner::new(&trees).but(|owner| owner.below = HashMap::from([(digest, trees[1].clone())]));
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
+    store.fail(Call::PutTree, 2, StoreError::Full);
+    let fetcher = fetcher_into(store, &[&owner]);
+    assert_eq!(fetcher.tree(&ID, &digest).await.unwrap(), trees[0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_comes_back_is_asked_again() {
+    let bytes = sample(1000, 0);
+    let owner = Owner::with_mood(std::slice::from_ref(&bytes), Mood::Fails);
+    let (fetcher, _) = fetcher(&[&owner]);
+    let start = tokio::time::Instant::now();
+    let back = async {
+        owner.until_asked(1).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        owner.set(Mood::Willing);
+    };
+    let (result, ()) = tokio::join!(read(&fetcher, &bytes, 0, 1), back);
+    result.unwrap();
+    // After 100, 200 and 400 ms.
+    assert_eq!((owner.requests(), start.elapsed().as_millis() / 100), (4, 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_isnt_asked_again_for_nobody() {
+    let bytes = sample(1000, 0);
+    let owner = Owner::with_mood(std::slice::from_ref(&bytes), Mood::Fails);
+    let (fetcher, _) = fetcher(&[&owner]);
+    let leaves = tokio::time::timeout(Duration::from_millis(250), read(&fetcher, &bytes, 0, 1));
+    assert!(leaves.await.is_err());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // At once, after 100 ms and, before it's seen that nobody waits, after 300 ms.
+    assert_eq!(owner.requests(), 3);
+    // Without any holder there's nothing to wait for.
+    let (lonely, _) = self::fetcher(&[]);
+    let start = tokio::time::Instant::now();
+    assert_eq!(read(&lonely, &bytes, 0, 1).await, Err(SourceError::TimedOut));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+fn broken() -> StoreError {
+    StoreError::Index { doing: "be read", why: "as the test wants".into() }
+}
+
+#[tokio::test]
+async fn what_cant_be_kept_is_still_read() {
+    let (small, large, tree) = (sample(1000, 0), sample(4 << 20, 1), sample(500, 2));
+    let owner = Owner::new(&[small.clone(), large.clone(), tree.clone()]);
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
+    let fetcher = fetcher_into(store.clone(), &[&owner]);
+    // Its middle is held, both ends aren't.
+    read(&fetcher, &large, 1 << 20, 1 << 20).await.unwrap();
+    for nth in 1..100 {
+        let source = std::io::Error::from_raw_os_error(5);
+        store.fail(Call::PutSlice, nth, StoreError::Disk { doing: "write".into(), source });
+        store.fail(Call::PutBlob, nth, StoreError::Full);
+        store.fail(Call::PutTree, nth, broken());
+    }
+    store.fail(Call::Held, 1, broken());
+    read(&fetcher, &large, 1000, 3 << 20).await.unwrap();
+    read(&fetcher, &small, 10, 900).await.unwrap();
+    assert_eq!(fetcher.tree(&ID, &Digest::of(&tree)).await.unwrap(), tree);
+    // What isn't what it's called is never passed on.
+    store.fail(Call::PutTree, 1, StoreError::Corrupt(Digest::of(&tree)));
+    assert!(matches!(fetcher.tree(&ID, &Digest::of(&tree)).await, Err(SourceError::Failed(_))));
+}
+
+#[tokio::test]
+async fn what_is_held_but_cant_be_read_is_fetched_again() {
+    let (small, large, tree) = (sample(1000, 0), sample(1 << 20, 1), sample(500, 2));
+    let owner = Owner::new(&[small.clone(), large.clone(), tree.clone()]);
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
+    let fetcher = fetcher_into(store.clone(), &[&owner]);
+    let digest = Digest::of(&tree);
+    for round in 0..2 {
+        if round == 1 {
+            store.fail(Call::PutTree, 1, StoreError::Full);
+            store.fail(Call::PutBlob, 1, StoreError::Full);
+            store.fail(Call::PutSlice, 1, StoreError::Full);
+        }
+        for bytes in [&small, &large] {
+            store.fail(Call::ReadAt, 1, broken());
+            read(&fetcher, bytes, 10, 900).await.unwrap();
+        }
+        store.fail(Call::Tree, 1, broken());
+        assert_eq!(fetcher.tree(&ID, &digest).await.unwrap(), tree);
+        assert_eq!(owner.requests(), 3 * (round + 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_ahead_while_reading_fails() {
+    let large = sample(4 << 20, 1);
+    let owner = Owner::with_mood(std::slice::from_ref(&large), Mood::NeverAnswers);
+    let (fetcher, _) = fetcher(&[&owner]);
+    for offset in [0, 128 << 10] {
+        assert_eq!(read(&fetcher, &large, offset, 128 << 10).await, Err(SourceError::TimedOut));
+    }
+    assert_eq!(owner.groups_asked(), 16, "only what was read");
+}
+
+#[tokio::test]
+async fn a_slow_disk_holds_up_nothing_else() {
+    let small = [sample(1000, 0), sample(1000, 1)];
+    let owner = Owner::new(&small);
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
+    let fetcher = fetcher_into(store.clone(), &[&owner]);
+    let hold = store.block(Call::PutBlob, 1);
+    let mut slow = std::pin::pin!(read(&fetcher, &small[0], 0, 1));
+    assert!((&mut slow).now_or_never().is_none());
+    while store.made(Call::PutBlob) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // There's one worker here, so this wouldn't come back if the other stood on it.
+    read(&fetcher, &small[1], 0, 1).await.unwrap();
+    assert!((&mut slow).now_or_never().is_none());
+    drop(hold);
+    slow.await.unwrap();
 }

@@ -1,0 +1,134 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    holder::{Piece, Want},
+    source::SourceError,
+};
+
+/// How a fetch ended; none while it's under way.
+///
+/// The piece that came goes along, so that whoever waits for it gets it even when it couldn't be kept. There's none when
+/// it turned out to be held.
+type Outcome = Option<Result<Option<Arc<Piece>>, SourceError>>;
+
+/// A want that is queued or under way.
+pub(super) struct Job {
+    pub(super) want: Want,
+    /// Whether it is to be fetched although the store may say that it's held: it couldn't be read.
+    pub(super) anew: bool,
+    pub(super) since: Instant,
+    outcome: watch::Sender<Outcome>,
+    /// What it takes of the budget for what nobody waits for yet.
+    _ahead: Option<Reserved>,
+}
+
+impl Job {
+    pub(super) fn new(want: Want, anew: bool, ahead: Option<Reserved>) -> Arc<Self> {
+        Arc::new(Self { want, anew, since: Instant::now(), outcome: watch::Sender::new(None), _ahead: ahead })
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.outcome.borrow().is_none()
+    }
+
+    /// Whether somebody waits for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.outcome.receiver_count() > 0
+    }
+
+    /// Gives it its outcome, unless it has one.
+    pub(super) fn close(&self, outcome: Result<Option<Arc<Piece>>, SourceError>) {
+        self.outcome.send_if_modified(|current| {
+            let open = current.is_none();
+            if open {
+                *current = Some(outcome);
+            }
+            open
+        });
+    }
+
+    pub(super) fn is_met_by(&self, piece: &Piece) -> bool {
+        match (&self.want, piece) {
+            (Want::Tree(wanted), Piece::Tree { digest, .. }) => wanted == digest,
+            (Want::Blob(wanted), Piece::Blob(blob)) => wanted.digest == blob.digest(),
+            (Want::Slice { blob, groups }, Piece::Slice(slice)) => {
+                *blob == slice.blob() && *groups == slice.groups()
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Fetches to wait for.
+#[derive(Default)]
+pub(super) struct Ticket(Vec<watch::Receiver<Outcome>>);
+
+impl Ticket {
+    pub(super) fn add(&mut self, job: &Job) {
+        self.0.push(job.outcome.subscribe());
+    }
+
+    /// Returns the pieces that came when all are here, or the first error.
+    pub(super) async fn wait(self) -> Result<Vec<Arc<Piece>>, SourceError> {
+        let mut pieces = Vec::with_capacity(self.0.len());
+        for mut outcome in self.0 {
+            match outcome.wait_for(Option::is_some).await {
+                Ok(outcome) => pieces.extend(outcome.clone().unwrap_or(Ok(None))?),
+                Err(_) => return Err(SourceError::Failed("the fetch was given up".into())),
+            }
+        }
+        Ok(pieces)
+    }
+}
+
+/// Bytes that may be fetched, over all workspaces, before anybody asks for them.
+pub(super) struct Budget {
+    limit: u64,
+    taken: AtomicU64,
+}
+
+impl Budget {
+    pub(super) fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { limit, taken: AtomicU64::new(0) })
+    }
+
+    /// Takes `bytes` of the budget until the result is dropped; none when there isn't as much left.
+    pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reserved> {
+        let add = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= self.limit);
+        self.taken.try_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
+        Some(Reserved { budget: self.clone(), bytes })
+    }
+}
+
+/// A part of a budget, which is given back when this is dropped.
+pub(super) struct Reserved {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.budget.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_kept_and_given_back() {
+        let budget = Budget::new(10);
+        let six = budget.reserve(6);
+        assert!(six.is_some() && budget.reserve(5).is_none());
+        let four = budget.reserve(4);
+        assert!(four.is_some() && budget.reserve(1).is_none());
+        drop(six);
+        assert!(budget.reserve(6).is_some());
+    }
+}
