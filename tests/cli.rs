@@ -433,7 +433,8 @@ fn run_ends_as_its_command_does() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("can't run /nowhere/python: No such file"), "{}", stderr(&output));
     // What the launch is made of doesn't reach the command: it finds what it would without.
-    let look = ["/bin/sh", "-c", "echo /proc/$$/fd/* | sed s,/proc/$$,,g; grep SigIgn /proc/$$/status"];
+    let look =
+        ["/bin/sh", "-c", "for fd in /proc/$$/fd/*; do echo ${fd##*/}; done; grep SigIgn /proc/$$/status"];
     let direct = Command::new(look[0]).args(&look[1..]).stdin(Stdio::null()).output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&run(&look).stdout).strip_prefix("hello\n"),

@@ -57,7 +57,7 @@ fn answer(verb: Verb) -> Result<ExitCode, Failure> {
 /// What comes of a verb in the end.
 enum Answer {
     Said { text: String, code: ExitCode },
-    Launch(Launch),
+    Launch(Box<Launch>),
 }
 
 impl From<String> for Answer {
@@ -75,7 +75,7 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         Verb::Share(options) => share::share(&session, options).await?.into(),
         Verb::Unshare { workspace } => share::unshare(&session, &workspace).await?.into(),
         Verb::Ls(options) => list::ls(&session, options).await?.into(),
-        Verb::Run(options) => Answer::Launch(run::run(&session, options).await?),
+        Verb::Run(options) => Answer::Launch(Box::new(run::run(&session, options).await?)),
         Verb::Enter(options) => match launch::enter(&options)? {},
         Verb::Peer(PeerVerb::List(format)) => list::peers(&session, format.json).await?.into(),
         Verb::Peer(PeerVerb::Add { address }) => list::add_peer(&session, address).await?.into(),

@@ -61,7 +61,7 @@ fn a_launch_stands_at_the_original_path_and_passes_its_exit_through() {
 const TRAPS: &str = "trap 'echo told 21; exit 21' TERM; trap 'echo typed 22; exit 22' INT; echo ready; \
                      for i in $(seq 600); do sleep 0.1; done; exit 99";
 
-/// The CLI itself and not a guard before it, so that a signal gets to it; what it runs has to end by itself.
+/// The program itself and not a guard before it, so that a signal gets to the CLI; it has to end by itself.
 fn unguarded(node: &Node, program: &[&str], arguments: &[&str]) -> Child {
     Command::new("nsenter")
         .arg(format!("--net=/run/netns/{}", node.namespace()))
@@ -132,7 +132,8 @@ fn a_terminal_is_the_launcheds_own() {
     // Types ^C once the command is ready. The shell that set the size would end by it too, so it steps aside.
     let typed = |script: &str, expected: &str| {
         let line = format!("stty rows 31 cols 97; exec {CLI} run owner/lab -- sh -c '{script}' {mark}");
-        let mut terminal = unguarded(bed.guest(), &["script", "-qec", &line, "/dev/null"], &[]);
+        let mut terminal =
+            unguarded(bed.guest(), &["timeout", "60", "script", "-qec", &line, "/dev/null"], &[]);
         let mut lines = BufReader::new(terminal.stdout.take().unwrap()).lines();
         read_until(&mut lines, "ready");
         let mut keys = terminal.stdin.take().unwrap();
@@ -148,7 +149,7 @@ fn a_terminal_is_the_launcheds_own() {
 
     // A shell with jobs takes the terminal for itself; who comes after it gets it back.
     let line = format!("{CLI} run owner/lab -- bash -ic 'exit 5'; code=$?; stty cols 98 && exit $code");
-    let terminal = unguarded(bed.guest(), &["script", "-qec", &line, "/dev/null"], &[]);
+    let terminal = unguarded(bed.guest(), &["timeout", "60", "script", "-qec", &line, "/dev/null"], &[]);
     let output = terminal.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(5), "{output:?}");
 }
@@ -165,7 +166,8 @@ fn a_launch_stops_and_goes_on_as_a_job() {
     )
     .unwrap();
     fs::set_permissions(&job, Permissions::from_mode(0o755)).unwrap();
-    let mut terminal = unguarded(bed.guest(), &["script", "-qec", "bash --norc -i", "/dev/null"], &[]);
+    let mut terminal =
+        unguarded(bed.guest(), &["timeout", "60", "script", "-qec", "bash --norc -i", "/dev/null"], &[]);
     let mut lines = BufReader::new(terminal.stdout.take().unwrap()).lines();
     let mut keys = terminal.stdin.take().unwrap();
     let steps = [
