@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use twinshare::api::{Claim, Token};
@@ -182,11 +183,6 @@ fn usual(endpoint: &str) -> (u16, Value) {
             "workspace": "tools", "peer": "03".repeat(32), "host": "owner", "address": null, "fingerprint": "0303 0303",
             "asked": "2026-01-02T03:04:05Z",
         }]),
-        "POST /launches" => json!({
-            "program": "/bin/sh",
-            "arguments": ["-c", "echo \"$GREETING\"; test -z \"$TWINSHARE_HOME\" || exit 9; exit 42"],
-            "environment": {"GREETING": "hello"},
-        }),
         "GET /doctor" => json!([]),
         _ if endpoint.starts_with("DELETE /shares/") || endpoint.starts_with("POST /requests/") => json!({}),
         _ => {
@@ -396,23 +392,77 @@ fn peers_are_added_and_requests_answered() {
     assert_eq!(node.asked(&endpoint), json!({"decision": "deny"}));
 }
 
+/// A node whose sandbox is a shell that ends by what ends bubblewrap.
+fn launching_node(home: &Home) -> FakeNode {
+    let answers = |endpoint: &str, body: Value| match endpoint {
+        "POST /launches" => {
+            let script = "echo \"$GREETING\"; test -z \"$TWINSHARE_HOME\" || exit 9; \"$@\"; exit $?";
+            let mut arguments = vec![json!("-c"), json!(script), json!("sandbox")];
+            arguments.extend(body["command"].as_array().unwrap().iter().cloned());
+            let plan =
+                json!({"program": "/bin/sh", "arguments": arguments, "environment": {"GREETING": "hello"}});
+            (200, plan)
+        }
+        _ => usual(endpoint),
+    };
+    FakeNode::publish(home, Box::new(answers))
+}
+
 #[test]
-fn run_becomes_the_command() {
+fn run_ends_as_its_command_does() {
     let home = Home::new();
-    let node = FakeNode::usual(&home);
-    let output = home
-        .command(TWINSHARE, &["run", "owner/lab", "--net", "--", "python", "-c", "1"])
-        .env("LC_ALL", "C")
-        .env("SECRET", "s")
-        .output()
-        .unwrap();
+    let node = launching_node(&home);
+    let run = |command: &[&str]| {
+        home.command(TWINSHARE, &[&["run", "owner/lab", "--net", "--"], command].concat())
+            .env("LC_ALL", "C")
+            .env("SECRET", "s")
+            .output()
+            .unwrap()
+    };
+    let output = run(&["/bin/sh", "-c", "exit 42"]);
     assert_eq!(output.status.code(), Some(42), "{}", stderr(&output));
     assert_eq!(output.stdout, b"hello\n");
     let asked = node.asked("POST /launches");
-    assert_eq!(asked["command"], json!(["python", "-c", "1"]));
-    assert_eq!((&asked["network"], &asked["terminal"]), (&json!(true), &json!(false)));
+    assert_eq!(asked["command"], json!(["/bin/sh", "-c", "exit 42"]));
+    assert_eq!((&asked["network"], asked.get("terminal")), (&json!(true), None));
     assert_eq!(asked["environment"]["LC_ALL"], "C");
     assert!(asked["environment"].get("SECRET").is_none());
+
+    assert_eq!(run(&["/bin/sh", "-c", "kill -9 $$"]).status.code(), Some(128 + 9));
+    let output = run(&["/nowhere/python"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("can't run /nowhere/python: No such file"), "{}", stderr(&output));
+    // What the launch is made of doesn't reach the command: it finds what it would without.
+    let look =
+        ["/bin/sh", "-c", "for fd in /proc/$$/fd/*; do echo ${fd##*/}; done; grep SigIgn /proc/$$/status"];
+    let direct = Command::new(look[0]).args(&look[1..]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&run(&look).stdout).strip_prefix("hello\n"),
+        Some(&*String::from_utf8_lossy(&direct.stdout))
+    );
+}
+
+#[test]
+fn signals_reach_the_command_of_a_run() {
+    let home = Home::new();
+    let _node = launching_node(&home);
+    let script = "trap 'exit 21' TERM; trap 'exit 22' INT; trap 'exit 23' HUP; trap 'exit 24' USR1; echo ready; \
+                  while :; do read line; done";
+    for (signal, code) in [(Signal::TERM, 21), (Signal::INT, 22), (Signal::HUP, 23), (Signal::USR1, 24)] {
+        let mut child = home
+            .command(TWINSHARE, &["run", "owner/lab", "--", "/bin/sh", "-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == "ready"));
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        // Held until here, so that the command doesn't end by itself.
+        let input = child.stdin.take();
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal:?}");
+        drop(input);
+    }
 }
 
 #[test]

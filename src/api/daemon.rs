@@ -21,10 +21,6 @@ pub struct NodeOptions {
     /// TCP port of the share service (default: 37778, or another when it is taken)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-
-    /// Let nobody write in the mount
-    #[arg(long)]
-    pub read_only: bool,
 }
 
 /// The arguments of `twinshare-mountd`. It reads no environment variable: `twinshare up` says everything here.
@@ -70,7 +66,7 @@ impl DaemonArguments {
         option("cache", self.cache.clone().into());
         option("runtime", self.runtime.clone().into());
         option("mount", self.mount.clone().into());
-        let NodeOptions { name, interfaces, peers, port, read_only } = &self.node;
+        let NodeOptions { name, interfaces, peers, port } = &self.node;
         if let Some(name) = name {
             option("name", name.as_str().into());
         }
@@ -82,9 +78,6 @@ impl DaemonArguments {
         }
         if let Some(port) = port {
             option("port", port.to_string().into());
-        }
-        if *read_only {
-            line.push("--read-only".into());
         }
         line
     }
@@ -117,7 +110,6 @@ mod tests {
                 interfaces: vec!["eth0".to_owned(), "-x".to_owned()],
                 peers: vec!["10.0.0.1".parse().unwrap(), "[::1]:9".parse().unwrap()],
                 port: Some(4000),
-                read_only: true,
             },
         };
         for arguments in [DaemonArguments { node: NodeOptions::default(), ..full.clone() }, full] {

@@ -1,4 +1,4 @@
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
 
 use clap::{Parser, Subcommand, builder::OsStringValueParser, builder::TypedValueParser};
 use twinshare::{
@@ -80,12 +80,17 @@ Example:
     /// Run a command in a workspace's environment
     #[command(after_help = "\
 The command runs in a sandbox in which the workspace stands at the path that it has on its owner's machine.
-Without a command, a shell is started. The exit code is the command's own.
+Without a command, a shell is started. The exit code is the command's own,
+or 128 and the number of the signal that ended it. Signals are passed on to the command.
 
 Example:
   twinshare run colleague/lab -- .venv/bin/python train.py --epochs 3
   twinshare run colleague/lab --net")]
     Run(Run),
+
+    /// Become the command of a launch: 'run' starts this in its sandbox
+    #[command(hide = true)]
+    Enter(Enter),
 
     /// List or add peers
     #[command(subcommand, after_help = "Example:\n  twinshare peer list\n  twinshare peer add 10.1.2.3")]
@@ -201,6 +206,26 @@ pub(super) struct Run {
 
     /// What to run (default: a shell)
     #[arg(value_name = "CMD", last = true)]
+    pub(super) command: Vec<OsString>,
+}
+
+/// What `run` says to itself in the sandbox.
+#[derive(Debug, clap::Args)]
+pub(super) struct Enter {
+    /// Descriptor of this program
+    #[arg(long)]
+    pub(super) program: RawFd,
+
+    /// Descriptor of the socket on which the launcher learns who the command is
+    #[arg(long)]
+    pub(super) launcher: RawFd,
+
+    /// A signal to have its usual effect again; may be given several times
+    #[arg(long = "signal")]
+    pub(super) signals: Vec<i32>,
+
+    /// What to run
+    #[arg(last = true)]
     pub(super) command: Vec<OsString>,
 }
 

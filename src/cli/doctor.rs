@@ -42,7 +42,7 @@ pub(super) async fn doctor(session: &Session, as_json: bool) -> Result<Answer, F
     }
     let text = if as_json { json(&findings)? } else { describe(&findings) };
     let sick = findings.iter().any(|finding| finding.needed && !finding.ok);
-    Ok(Answer { text, code: if sick { ExitCode::FAILURE } else { ExitCode::SUCCESS } })
+    Ok(Answer::Said { text, code: if sick { ExitCode::FAILURE } else { ExitCode::SUCCESS } })
 }
 
 /// Findings, a line each, and what to do below them.

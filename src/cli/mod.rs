@@ -3,6 +3,7 @@
 mod arguments;
 mod doctor;
 mod failure;
+mod launch;
 mod list;
 mod mounts;
 mod node;
@@ -21,6 +22,7 @@ use clap::Parser;
 use self::{
     arguments::{Arguments, PeerVerb, RequestVerb, Verb},
     failure::Failure,
+    launch::Launch,
     session::Session,
 };
 use twinshare::api::Decision;
@@ -28,13 +30,7 @@ use twinshare::api::Decision;
 /// Runs what the command line says.
 pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(format!("can't start: {error}")))
-        .and_then(|runtime| runtime.block_on(perform(arguments.verb)))
-        .and_then(|answer| print(&answer.text).map(|()| answer.code));
-    match outcome {
+    match answer(arguments.verb) {
         Ok(code) => code,
         Err(failure) => {
             // With standard error closed too, there's nobody left to tell.
@@ -44,15 +40,29 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// What a verb has to say in the end.
-struct Answer {
-    text: String,
-    code: ExitCode,
+fn answer(verb: Verb) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("can't start: {error}")))?;
+    let answer = runtime.block_on(perform(verb))?;
+    // With it end the threads that it may have started: a launch wants to be alone.
+    drop(runtime);
+    match answer {
+        Answer::Said { text, code } => print(&text).map(|()| code),
+        Answer::Launch(launch) => launch.carry_out(),
+    }
+}
+
+/// What comes of a verb in the end.
+enum Answer {
+    Said { text: String, code: ExitCode },
+    Launch(Box<Launch>),
 }
 
 impl From<String> for Answer {
     fn from(text: String) -> Self {
-        Self { text, code: ExitCode::SUCCESS }
+        Self::Said { text, code: ExitCode::SUCCESS }
     }
 }
 
@@ -65,7 +75,8 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         Verb::Share(options) => share::share(&session, options).await?.into(),
         Verb::Unshare { workspace } => share::unshare(&session, &workspace).await?.into(),
         Verb::Ls(options) => list::ls(&session, options).await?.into(),
-        Verb::Run(options) => match run::run(&session, options).await? {},
+        Verb::Run(options) => Answer::Launch(Box::new(run::run(&session, options).await?)),
+        Verb::Enter(options) => match launch::enter(&options)? {},
         Verb::Peer(PeerVerb::List(format)) => list::peers(&session, format.json).await?.into(),
         Verb::Peer(PeerVerb::Add { address }) => list::add_peer(&session, address).await?.into(),
         Verb::Requests(requests) => match requests.verb {

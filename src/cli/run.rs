@@ -1,11 +1,10 @@
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     env,
     ffi::OsString,
     fs::File,
     io::{self, IsTerminal, Seek, Write},
-    os::{fd::AsRawFd, unix::process::CommandExt},
+    os::fd::AsRawFd,
     path::Path,
     process::Command,
 };
@@ -18,11 +17,12 @@ use twinshare::{
 use super::{
     arguments::Run,
     failure::Failure,
+    launch::Launch,
     session::{Session, find_host, find_workspace},
 };
 
-/// Becomes the command: its exit code, its signals and its terminal are then this process's. Returns only on failure.
-pub(super) async fn run(session: &Session, options: Run) -> Result<Infallible, Failure> {
+/// Asks the node for the sandbox.
+pub(super) async fn run(session: &Session, options: Run) -> Result<Launch, Failure> {
     let cannot = |failure: Failure| failure.while_doing(format!("run in '{}'", options.workspace));
     let client = session.client().map_err(cannot)?;
     let hosts = client.hosts().await?;
@@ -49,13 +49,17 @@ pub(super) async fn run(session: &Session, options: Run) -> Result<Infallible, F
         environment: passed(env::vars_os()),
     };
     let plan = client.launch(&request).await.map_err(|error| cannot(error.into()))?;
-    let error = Command::new(plan.program.as_os_str())
-        .args(plan.arguments.iter().map(RawText::as_os_str))
+    let own = plan
+        .arguments
+        .strip_suffix(request.command.as_slice())
+        .ok_or_else(|| cannot(Failure::new("the node has another command in mind")))?;
+    let mut sandbox = Command::new(plan.program.as_os_str());
+    sandbox
+        .args(own.iter().map(RawText::as_os_str))
         .env_clear()
-        .envs(plan.environment.iter().map(|(name, value)| (name, value.as_os_str())))
-        .exec();
-    Err(cannot(Failure::new(format!("can't start {}: {error}", plan.program)))
-        .with_remedy("'twinshare doctor' shows what is missing on this machine"))
+        .envs(plan.environment.iter().map(|(name, value)| (name, value.as_os_str())));
+    let command = request.command.iter().map(|word| word.as_os_str().to_owned()).collect();
+    Ok(Launch { sandbox, command, terminal: filter })
 }
 
 /// What keeps the launched from typing into this terminal, in a file that the sandbox's program inherits.
