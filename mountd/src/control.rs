@@ -74,11 +74,18 @@ impl Control for Node {
     }
 
     async fn unshare(&self, name: WorkspaceName) -> Result<(), Problem> {
-        if self.sharing.find(&name).is_none() {
-            return Err(Problem::missing(format!("no workspace {name} is shared here"))
-                .with_remedy("`twinshare ls` shows what is shared"));
-        }
-        self.sharing.unshare(&name).map_err(not_shared)
+        let sharing = self.sharing.clone();
+        let unshared = {
+            let name = name.clone();
+            tokio::task::spawn_blocking(move || sharing.unshare(&name)).await.map_err(Problem::failed)?
+        };
+        unshared.map_err(|error| match error {
+            SharingError::Publish(publish::PublishError::Unknown(_)) => {
+                Problem::missing(format!("no workspace {name} is shared here"))
+                    .with_remedy("`twinshare ls` shows what is shared")
+            }
+            error => not_shared(error),
+        })
     }
 
     async fn hosts(&self) -> Vec<Host> {
@@ -198,7 +205,7 @@ impl Control for Node {
 
     async fn add_peer(&self, address: PeerAddress) -> Result<Peer, Problem> {
         let mut changes = self.neighbours.changes();
-        self.neighbours.add(&address, &self.discovery).map_err(Problem::failed)?;
+        self.neighbours.add(&address, &self.discovery).await.map_err(Problem::failed)?;
         let met = async {
             loop {
                 let peers = self.peers().await;

@@ -1,12 +1,15 @@
 //! What the mount shows, made from what is shared here and what the neighbours share.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
 use twinshare::{
-    peer::Served,
-    store::ReadStore,
+    peer::{Served, WorkspaceInfo},
     tree::Totals,
-    types::Timestamp,
+    types::{NodeId, Timestamp, WorkspaceId},
     view::{HostListing, HostState, Listing, Mounted, Place},
 };
 
@@ -21,10 +24,18 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Keeps the view as the network is, until the node ends.
 pub(crate) async fn keep(node: Arc<Node>) {
     let (mut heads, mut neighbours) = (node.sharing.changes(), node.neighbours.changes());
+    // What the mount shows, by the identity it has there.
+    let mut shown = Versions::new();
     loop {
-        heads.borrow_and_update();
-        neighbours.borrow_and_update();
-        let not_taken = node.view.update(listing(&node)).await;
+        node.neighbours.note_taken(shown.values());
+        let (listing, mut versions) = listing(&node);
+        let not_taken = node.view.update(listing).await;
+        for failure in &not_taken {
+            // The view still shows what it showed.
+            versions.remove(&failure.workspace);
+            versions.extend(shown.remove_entry(&failure.workspace));
+        }
+        shown = versions;
         for failure in &not_taken {
             tracing::debug!(workspace = %failure.workspace, error = %failure.error, "a snapshot isn't here yet");
         }
@@ -35,22 +46,26 @@ pub(crate) async fn keep(node: Arc<Node>) {
             }
         };
         let changed = tokio::select! {
-            changed = heads.changed() => changed,
+            changed = heads.changed() => {
+                // Others hear of what changed here at once.
+                node.discovery.announce_now();
+                changed
+            }
             changed = neighbours.changed() => changed,
             () = retry => Ok(()),
         };
         if changed.is_err() {
             return;
         }
-        if heads.has_changed().unwrap_or(false) {
-            // Others hear of what changed here at once.
-            node.discovery.announce_now();
-        }
     }
 }
 
-/// All hosts with something to show, this one among them.
-fn listing(node: &Node) -> Listing {
+/// Versions of workspaces and their owners, by the identities that they have in the mount.
+type Versions = BTreeMap<WorkspaceId, (NodeId, WorkspaceInfo)>;
+
+/// All hosts with something to show, this one among them; and which versions of the others' workspaces that are.
+fn listing(node: &Node) -> (Listing, Versions) {
+    let mut versions = Versions::new();
     let mut hosts = BTreeMap::new();
     let own = node
         .sharing
@@ -64,12 +79,11 @@ fn listing(node: &Node) -> Listing {
     for (id, neighbour) in node.neighbours.list() {
         let online = neighbour.client.is_some();
         let mut shown = BTreeMap::new();
-        for (name, info) in places(&neighbour.workspaces) {
-            let head = &info.head.head;
-            // Of a host that isn't there, only what can be looked at from here is shown.
-            if !online && !matches!(node.store.tree(&head.root), Ok(Some(_))) {
+        for (name, announced) in places(&neighbour.workspaces) {
+            let Some(info) = neighbour.shown(announced, |root| node.neighbours.is_held(root)) else {
                 continue;
-            }
+            };
+            let head = &info.head.head;
             let mounted = Mounted {
                 id: mounted_id(&id, &info.id),
                 host: neighbour.folder.clone(),
@@ -82,12 +96,21 @@ fn listing(node: &Node) -> Listing {
                 },
                 original: info.path.as_bytes().to_vec(),
             };
+            versions.insert(mounted.id, (id, info.clone()));
             shown.insert(name, Place::Remote(mounted));
         }
-        if !shown.is_empty() {
-            let state = if online { HostState::Online } else { HostState::Away };
-            hosts.insert(neighbour.folder.clone(), HostListing { state, places: shown });
+        if shown.is_empty() {
+            continue;
+        }
+        let state = if online { HostState::Online } else { HostState::Away };
+        match hosts.entry(neighbour.folder.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(HostListing { state, places: shown });
+            }
+            Entry::Occupied(entry) => {
+                tracing::warn!(folder = %entry.key(), node = %id, "another host has this folder: not shown");
+            }
         }
     }
-    Listing { hosts }
+    (Listing { hosts }, versions)
 }

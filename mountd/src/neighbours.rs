@@ -1,7 +1,9 @@
 //! The other nodes: who they are, what they share, and the connections to them.
 
+mod book;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,16 +11,21 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use twinshare::{
     api::PeerAddress,
     discovery::{Change, Discovery},
     fetch::{Holder, Holders},
-    peer::{Credentials, Expected, PeerClient, PeerError, PieceRequest, WorkspaceInfo},
+    peer::{Credentials, Expected, NodeInfo, PeerClient, PeerError, PieceRequest, WorkspaceInfo},
+    store::ReadStore,
     types::{Digest, HostName, NodeId, WorkspaceId, WorkspaceName},
 };
 
+use self::book::Book;
+pub(crate) use self::book::Neighbour;
 use crate::{files, holder::PeerHolder};
 
 /// The share service's usual port, for addresses that are given without one.
@@ -36,33 +43,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// … to here, so that a link that comes back is noticed within 5 s.
 const LAST_PAUSE: Duration = Duration::from_secs(4);
 
-/// Another node, as this one knows it; kept on disk, so that what is cached of it is found without it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Neighbour {
-    /// Its folder in the mount: the same for as long as it's known.
-    pub(crate) folder: HostName,
-    pub(crate) version: String,
-    pub(crate) address: Option<SocketAddr>,
-    pub(crate) last_seen: Timestamp,
-    pub(crate) workspaces: Vec<WorkspaceInfo>,
-    /// Added by address, not found.
-    #[serde(default)]
-    pub(crate) by_address: bool,
-    #[serde(skip)]
-    pub(crate) client: Option<PeerClient>,
-    #[serde(skip)]
-    pub(crate) alerts: Vec<String>,
-}
+/// Looks at one peer's catalogue are at least so far apart, however often it changes.
+const PACE: Duration = Duration::from_millis(250);
 
-/// What is kept on disk.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Book {
-    neighbours: BTreeMap<NodeId, Neighbour>,
-    /// Addresses that the user added, and who was met there.
-    addresses: BTreeMap<String, Option<NodeId>>,
-    #[serde(skip)]
-    contacts: BTreeSet<Target>,
-}
+/// The book is written at most this often, however often it changes.
+const SAVE_GAP: Duration = Duration::from_secs(1);
+
+/// How often is looked for what can be forgotten.
+const FORGET_INTERVAL: Duration = Duration::from_secs(30);
+
+/// An owner is asked for access to a workspace at most once in this time.
+const KNOCK_GAP: Duration = Duration::from_secs(60);
 
 /// Whom a contact is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,9 +67,16 @@ pub(crate) struct Neighbours {
     own: NodeId,
     own_host: HostName,
     credentials: Credentials,
+    store: Arc<dyn ReadStore>,
     file: PathBuf,
     book: Mutex<Book>,
+    /// When who was asked for access to what.
+    knocks: Mutex<HashMap<(NodeId, WorkspaceId), Instant>>,
     changed: watch::Sender<u64>,
+    /// The book differs from what is on disk.
+    unsaved: Notify,
+    /// Held while the book is written.
+    saving: tokio::sync::Mutex<()>,
     /// Wakes the contacts that pause.
     retry: Notify,
 }
@@ -92,23 +90,36 @@ pub(crate) fn mounted_id(owner: &NodeId, workspace: &WorkspaceId) -> WorkspaceId
 }
 
 impl Neighbours {
-    /// Opens the book of what was known before.
+    /// Opens the book of what was known before; `store` tells what is cached. What can't be read of it is logged.
     pub(crate) fn open(
         state: &Path,
         own_host: HostName,
         credentials: Credentials,
-    ) -> Result<Arc<Self>, files::FileError> {
+        store: Arc<dyn ReadStore>,
+    ) -> Arc<Self> {
         let file = state.join("peers.json");
-        let book: Book = files::read_json(&file)?.unwrap_or_default();
-        Ok(Arc::new(Self {
+        let book = match std::fs::read(&file) {
+            Ok(bytes) => Book::read(&bytes, &own_host),
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    tracing::warn!(%error, "the book of peers can't be read: starting without it");
+                }
+                Book::default()
+            }
+        };
+        Arc::new(Self {
             own: credentials.node(),
             own_host,
             credentials,
+            store,
             file,
             book: Mutex::new(book),
+            knocks: Mutex::default(),
             changed: watch::Sender::new(0),
+            unsaved: Notify::new(),
+            saving: tokio::sync::Mutex::default(),
             retry: Notify::new(),
-        }))
+        })
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -139,6 +150,8 @@ impl Neighbours {
 
     /// Follows discovery and the addresses given before, until the node ends.
     pub(crate) async fn run(self: Arc<Self>, discovery: Discovery) {
+        tokio::spawn(self.clone().keep_saved());
+        tokio::spawn(self.clone().keep_small());
         let mut changes = discovery.changes();
         let addresses: Vec<String> = self.book().addresses.keys().cloned().collect();
         for address in addresses {
@@ -183,14 +196,14 @@ impl Neighbours {
     }
 
     /// Adds a peer by address and remembers it.
-    pub(crate) fn add(
+    pub(crate) async fn add(
         self: &Arc<Self>,
         address: &PeerAddress,
         discovery: &Discovery,
     ) -> Result<(), files::FileError> {
         let address = address.to_string();
         self.book().addresses.entry(address.clone()).or_default();
-        self.save()?;
+        self.save().await?;
         self.contact(Target::Address(address), discovery);
         self.retry.notify_waiters();
         Ok(())
@@ -236,67 +249,61 @@ impl Neighbours {
     async fn session(&self, target: &Target, discovery: &Discovery) -> Result<(), PeerError> {
         let (addresses, expected) = self.addresses(target, discovery).await;
         if let Expected::Node(id) = expected
-            && self.is_connected(&id)
+            && self.book().followed.contains(&id)
         {
             return Ok(());
         }
         let client = PeerClient::connect(&self.credentials, &addresses, expected, SILENCE).await?;
         let id = client.id();
-        if let Target::Address(address) = target {
-            self.book().addresses.insert(address.clone(), Some(id));
-        }
-        if id == self.own || self.is_connected(&id) {
-            // Ourselves, or met by another way already.
-            return Ok(());
-        }
-        let info = client.node().await?;
-        let result = self.follow(&client, info, matches!(target, Target::Address(_))).await;
-        if let Some(neighbour) = self.book().neighbours.get_mut(&id) {
-            neighbour.client = None;
-            neighbour.last_seen = Timestamp::now();
-        }
-        self.notify();
-        result
-    }
-
-    fn is_connected(&self, id: &NodeId) -> bool {
-        self.book().neighbours.get(id).is_some_and(|known| known.client.is_some())
-    }
-
-    async fn follow(
-        &self,
-        client: &PeerClient,
-        info: twinshare::peer::NodeInfo,
-        by_address: bool,
-    ) -> Result<(), PeerError> {
-        let mut tag = None;
-        loop {
-            let news = client.catalogue(tag.as_deref(), WATCH).await?;
-            let Some(catalogue) = news else { continue };
-            tag = Some(catalogue.tag);
-            let mut book = self.book();
-            let folder = self.folder(&book, client.id(), &info.hostname);
-            let neighbour = book.neighbours.entry(client.id()).or_insert_with(|| Neighbour {
-                folder,
-                version: String::new(),
-                address: None,
-                last_seen: Timestamp::now(),
-                workspaces: Vec::new(),
-                by_address,
-                client: None,
-                alerts: Vec::new(),
-            });
-            neighbour.version.clone_from(&info.version);
-            neighbour.address = Some(client.address());
-            neighbour.last_seen = Timestamp::now();
-            neighbour.workspaces = catalogue.workspaces;
-            neighbour.client = Some(client.clone());
-            drop(book);
-            if let Err(error) = self.save() {
-                tracing::warn!(%error, "what is known of the peers can't be kept");
-            }
+        if let Target::Address(address) = target
+            && self.book().addresses.insert(address.clone(), Some(id)) != Some(Some(id))
+        {
+            self.unsaved.notify_one();
             self.notify();
         }
+        if id == self.own || !self.has_room(id) {
+            return Ok(());
+        }
+        // Without the claim it was met by another way already.
+        let Some(_claim) = Claim::take(self, id) else { return Ok(()) };
+        let info = client.node().await?;
+        self.follow(&client, &info, matches!(target, Target::Address(_))).await
+    }
+
+    async fn follow(&self, client: &PeerClient, info: &NodeInfo, by_address: bool) -> Result<(), PeerError> {
+        let mut tag = None;
+        loop {
+            let next = Instant::now() + PACE;
+            if let Some(catalogue) = client.catalogue(tag.as_deref(), WATCH).await? {
+                tag = Some(catalogue.tag);
+                self.take_over(client, info, catalogue.workspaces, by_address);
+            } else if let Some(neighbour) = self.book().neighbours.get_mut(&client.id()) {
+                neighbour.last_seen = Timestamp::now();
+                neighbour.client = Some(client.clone());
+            }
+            tokio::time::sleep_until(next).await;
+        }
+    }
+
+    fn take_over(
+        &self,
+        client: &PeerClient,
+        info: &NodeInfo,
+        announced: Vec<WorkspaceInfo>,
+        by_address: bool,
+    ) {
+        let id = client.id();
+        let mut book = self.book();
+        let folder = book.folder(id, &info.hostname, &self.own_host);
+        let neighbour = book.neighbours.entry(id).or_insert_with(|| Neighbour::new(folder, by_address));
+        neighbour.version.clone_from(&info.version);
+        neighbour.address = Some(client.address());
+        neighbour.last_seen = Timestamp::now();
+        neighbour.client = Some(client.clone());
+        book.take_over(id, announced);
+        drop(book);
+        self.unsaved.notify_one();
+        self.notify();
     }
 
     async fn addresses(&self, target: &Target, discovery: &Discovery) -> (Vec<SocketAddr>, Expected) {
@@ -319,56 +326,163 @@ impl Neighbours {
         }
     }
 
-    /// The folder for a node in the mount: its name, or, when somebody else has that, its name and identity.
-    fn folder(&self, book: &Book, id: NodeId, name: &HostName) -> HostName {
-        let taken = |folder: &HostName| {
-            *folder == self.own_host
-                || book
-                    .neighbours
-                    .iter()
-                    .any(|(other, neighbour)| *other != id && neighbour.folder == *folder)
+    /// Notes what the mount shows now: of that, what is here stays visible when its owner goes away.
+    pub(crate) fn note_taken<'a>(&self, shown: impl Iterator<Item = &'a (NodeId, WorkspaceInfo)>) {
+        let new: Vec<_> = {
+            let book = self.book();
+            let is_new = |(owner, info): &&(NodeId, WorkspaceInfo)| {
+                let neighbour = book.neighbours.get(owner);
+                neighbour.is_some_and(|neighbour| neighbour.may_take(info))
+            };
+            shown.filter(is_new).collect()
         };
-        if !taken(name) {
-            return name.clone();
+        // Looked up without the lock, which each fetch needs.
+        for (owner, info) in new.into_iter().filter(|(_, info)| self.is_held(&info.head.head.root)) {
+            if let Some(neighbour) = self.book().neighbours.get_mut(owner)
+                && neighbour.may_take(info)
+            {
+                neighbour.taken.insert(info.id, info.clone());
+                self.unsaved.notify_one();
+            }
         }
-        let cut: String = name.as_str().chars().take(60).collect();
-        [format!("{cut}-{}", id.short()), format!("node-{id}")]
-            .iter()
-            .filter_map(|text| text.parse().ok())
-            .find(|folder| !taken(folder))
-            .unwrap_or_else(|| name.clone())
     }
 
-    fn save(&self) -> Result<(), files::FileError> {
-        files::write_json(&self.file, &*self.book())
+    /// Whether the top folder of this snapshot is here.
+    pub(crate) fn is_held(&self, root: &Digest) -> bool {
+        matches!(self.store.tree(root), Ok(Some(_)))
+    }
+
+    fn held_of(&self, roots: BTreeSet<Digest>) -> BTreeSet<Digest> {
+        roots.into_iter().filter(|root| self.is_held(root)).collect()
+    }
+
+    fn has_room(&self, id: NodeId) -> bool {
+        let full = |book: &Book| !book.neighbours.contains_key(&id) && book.is_full();
+        let away = {
+            let book = self.book();
+            if !full(&book) {
+                return true;
+            }
+            book.roots_away()
+        };
+        let held = self.held_of(away);
+        let mut book = self.book();
+        let has_room = !full(&book) || book.make_room(&held);
+        if !has_room {
+            tracing::debug!(node = %id, "there is no room for another peer");
+        }
+        has_room
+    }
+
+    /// Forgets what is away and not cached, from time to time.
+    async fn keep_small(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(FORGET_INTERVAL).await;
+            let this = self.clone();
+            let forget = move || {
+                let roots = this.book().roots_away();
+                let held = this.held_of(roots);
+                let forgotten = this.book().forget(Timestamp::now(), &held);
+                if forgotten {
+                    this.unsaved.notify_one();
+                    this.notify();
+                }
+            };
+            if tokio::task::spawn_blocking(forget).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Writes the book whenever it has changed.
+    async fn keep_saved(self: Arc<Self>) {
+        loop {
+            self.unsaved.notified().await;
+            if let Err(error) = self.save().await {
+                tracing::warn!(%error, "what is known of the peers can't be kept");
+            }
+            tokio::time::sleep(SAVE_GAP).await;
+        }
+    }
+
+    /// Writes the book as it is now.
+    pub(crate) async fn save(&self) -> Result<(), files::FileError> {
+        let _turn = self.saving.lock().await;
+        let (book, file) = (self.book().clone(), self.file.clone());
+        let written = tokio::task::spawn_blocking(move || files::write_json(&file, &book)).await;
+        written.unwrap_or_else(|error| {
+            let (path, source) = (self.file.clone(), std::io::Error::other(error));
+            Err(files::FileError::Disk { doing: "write", path, source })
+        })
     }
 
     fn notify(&self) {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Which neighbour's which workspace has this identity in the mount.
-    fn find(&self, mounted: &WorkspaceId) -> Option<(PeerClient, WorkspaceInfo)> {
-        self.book().neighbours.iter().find_map(|(owner, neighbour)| {
-            let client = neighbour.client.clone()?;
-            let workspaces = neighbour.workspaces.iter();
-            let found = workspaces.into_iter().find(|info| mounted_id(owner, &info.id) == *mounted)?;
-            Some((client, found.clone()))
-        })
+    /// Whether an owner may be asked for access once more.
+    fn may_knock(&self, owner: NodeId, workspace: WorkspaceId, now: Instant) -> bool {
+        let mut knocks = self.knocks.lock().unwrap_or_else(PoisonError::into_inner);
+        knocks.retain(|_, knocked| now.duration_since(*knocked) < KNOCK_GAP);
+        if knocks.contains_key(&(owner, workspace)) {
+            return false;
+        }
+        knocks.insert((owner, workspace), now);
+        true
+    }
+}
+
+/// The right to follow a neighbour, until it's dropped: two contacts may lead to one, and only one of them follows it.
+struct Claim<'a> {
+    neighbours: &'a Neighbours,
+    id: NodeId,
+}
+
+impl<'a> Claim<'a> {
+    fn take(neighbours: &'a Neighbours, id: NodeId) -> Option<Self> {
+        // Not `then_some`: a claim that isn't given would be dropped, and end the other's.
+        if neighbours.book().followed.insert(id) { Some(Self { neighbours, id }) } else { None }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut book = self.neighbours.book();
+        book.followed.remove(&self.id);
+        // Nobody else has set it.
+        if let Some(neighbour) = book.neighbours.get_mut(&self.id)
+            && neighbour.client.take().is_some()
+        {
+            neighbour.last_seen = Timestamp::now();
+        }
+        drop(book);
+        self.neighbours.unsaved.notify_one();
+        self.neighbours.notify();
     }
 }
 
 impl Holders for Neighbours {
     fn holders(&self, workspace: &WorkspaceId) -> Vec<Arc<dyn Holder>> {
-        self.find(workspace).map(|(client, info)| PeerHolder::shared(client, info.id)).into_iter().collect()
+        let book = self.book();
+        let found = book.find(workspace).and_then(|(neighbour, _, id)| Some((neighbour.client.clone()?, id)));
+        found.map(|(client, id)| PeerHolder::shared(client, id)).into_iter().collect()
     }
 
     fn knock(&self, workspace: &WorkspaceId) {
-        let Some((client, info)) = self.find(workspace) else { return };
+        let (client, owner, id) = {
+            let book = self.book();
+            let Some((neighbour, owner, id)) = book.find(workspace) else { return };
+            let Some(client) = neighbour.client.clone() else { return };
+            (client, owner, id)
+        };
+        if !self.may_knock(owner, id, Instant::now()) {
+            return;
+        }
         tokio::spawn(async move {
-            let piece = PieceRequest::Tree { tree: info.head.head.root, subtree: false };
-            if let Err(error) = client.batch(info.id, vec![piece]).await {
-                tracing::debug!(%error, workspace = %info.name, "asked for access");
+            // Any piece will do: who isn't allowed gets none, and the owner sees who asks.
+            let piece = PieceRequest::Tree { tree: Digest::from_bytes([0; 32]), subtree: false };
+            if let Err(error) = client.batch(id, vec![piece]).await {
+                tracing::debug!(%error, workspace = %id, "asked for access");
             }
         });
     }
@@ -376,17 +490,13 @@ impl Holders for Neighbours {
 
 /// The names under which workspaces stand in their host's folder: theirs, or, the second time, theirs and their identity.
 pub(crate) fn places(workspaces: &[WorkspaceInfo]) -> BTreeMap<WorkspaceName, &WorkspaceInfo> {
-    let mut places = BTreeMap::new();
+    let mut places: BTreeMap<WorkspaceName, &WorkspaceInfo> = BTreeMap::new();
     for info in workspaces {
-        let mut name = info.name.clone();
-        if places.contains_key(&name) {
-            let cut: String = name.as_str().chars().take(60).collect();
-            name = match format!("{cut}-{}", info.id.short()).parse() {
-                Ok(name) => name,
-                Err(_) => continue,
-            };
-        }
+        let name = book::unused(&info.name, &info.id.short(), |name| places.contains_key(name));
         places.insert(name, info);
     }
     places
 }
+
+#[cfg(test)]
+mod tests;

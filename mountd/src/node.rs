@@ -17,7 +17,7 @@ use twinshare::{
     fetch::{FetchOptions, Fetcher},
     peer::{Credentials, Identity},
     publish::{Shares, SharesOptions},
-    store::{DiskLimits, DiskStore},
+    store::{DiskLimits, DiskStore, WriteStore},
     types::{HostName, NodeId},
     view::{View, ViewOptions},
 };
@@ -98,7 +98,7 @@ pub(crate) async fn run(
         },
     )?;
     let sharing = Sharing::open(&arguments.state, identity.clone(), host.clone(), share_port, shares)?;
-    let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone())?;
+    let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone(), store.clone());
 
     let fetcher = Fetcher::new(store.clone(), neighbours.clone(), FetchOptions { deadline: DEADLINE });
     let uid = rustix::process::geteuid().as_raw();
@@ -151,14 +151,22 @@ pub(crate) async fn run(
     tokio::spawn(listing::keep(node.clone()));
     tokio::spawn(neighbours.clone().run(discovery.clone()));
     for peer in &arguments.node.peers {
-        neighbours.add(peer, &discovery)?;
+        neighbours.add(peer, &discovery).await?;
     }
-    let resumed = sharing.clone();
-    tokio::task::spawn_blocking(move || resumed.resume());
 
     let service = {
-        let shutdown = shutdown();
+        let (shutdown, mut stopping) = (shutdown(), stopping.clone());
         tokio::spawn(async move {
+            let resumed = sharing.clone();
+            let resuming = tokio::task::spawn_blocking(move || resumed.resume());
+            // Until then others find this node away and show what they have: a catalogue that lacks what isn't listed
+            // yet would take it from them.
+            tokio::select! {
+                resumed = resuming => if let Err(error) = resumed {
+                    tracing::error!(%error, "what was shared before can't be shared again");
+                },
+                _ = stopping.wait_for(|stop| *stop) => return,
+            }
             if let Err(error) = twinshare::peer::serve(share_listener, &credentials, sharing, shutdown).await
             {
                 tracing::error!(%error, "the share service ended");
@@ -178,7 +186,19 @@ pub(crate) async fn run(
     node.stop.send_replace(true);
     let unmounted = tokio::task::spawn_blocking(move || mount.unmount());
     // Each of these has its own bound; none of them may keep the node from ending.
-    let farewell = async { tokio::join!(unmounted, service, control, discovery.finished()) };
+    let farewell = async {
+        let _ = tokio::join!(unmounted, service, control, discovery.finished());
+        // Last, when nobody reads any more.
+        let store = node.store.clone();
+        let (saved, flushed) =
+            tokio::join!(neighbours.save(), tokio::task::spawn_blocking(move || store.flush()));
+        if let Err(error) = saved {
+            tracing::warn!(%error, "what is known of the peers can't be kept");
+        }
+        if let Ok(Err(error)) = flushed {
+            tracing::warn!(%error, "what was cached last will be fetched again");
+        }
+    };
     if tokio::time::timeout(Duration::from_secs(5), farewell).await.is_err() {
         tracing::warn!("something took too long to end");
     }

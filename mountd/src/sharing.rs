@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use bytes::Bytes;
@@ -64,6 +64,8 @@ pub(crate) struct Sharing {
     book: Mutex<Book>,
     requests: Mutex<Requests>,
     changed: watch::Sender<u64>,
+    /// Itself, for what it hands out to be read from.
+    this: Weak<Self>,
 }
 
 impl Sharing {
@@ -77,7 +79,7 @@ impl Sharing {
     ) -> Result<Arc<Self>, FileError> {
         let file = state.join("shares.json");
         let book = files::read_json(&file)?.unwrap_or_default();
-        let sharing = Arc::new(Self {
+        let sharing = Arc::new_cyclic(|this| Self {
             identity,
             host,
             port,
@@ -86,6 +88,7 @@ impl Sharing {
             book: Mutex::new(book),
             requests: Mutex::default(),
             changed: watch::Sender::new(0),
+            this: this.clone(),
         });
         let (mut heads, weak) = (sharing.shares.changes(), Arc::downgrade(&sharing));
         tokio::spawn(async move {
@@ -98,14 +101,32 @@ impl Sharing {
     }
 
     /// Shares again what was shared when the node last ran. What can't be is logged and stays in the book.
+    ///
+    /// Blocks for as long as listing the folders takes.
     pub(crate) fn resume(&self) {
         let shared = self.book().shares.clone();
         for Shared { path, name, access } in shared {
+            if !self.is_booked(&path) {
+                continue;
+            }
             let options = ShareOptions { name: Some(name), access };
-            if let Err(error) = self.shares.add(&path, options) {
-                tracing::warn!(%error, path = %path.display(), "can't share this folder again");
+            match self.shares.add(&path, options) {
+                // It was unshared while it was being listed.
+                Ok(share) if !self.is_booked(&path) => {
+                    if let Err(error) = self.shares.remove(&share.manifest().name) {
+                        tracing::warn!(%error, path = %path.display(), "can't end the sharing of this folder");
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(), "can't share this folder again");
+                }
             }
         }
+    }
+
+    fn is_booked(&self, path: &Path) -> bool {
+        self.book().shares.iter().any(|shared| shared.path == path)
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -148,11 +169,28 @@ impl Sharing {
         Ok(share)
     }
 
-    /// Ends the sharing of a workspace; its folder stays.
+    /// Ends the sharing of a workspace, also of one that couldn't be shared again; its folder stays.
+    ///
+    /// [`PublishError::Unknown`] if there is none of this name.
     pub(crate) fn unshare(&self, name: &WorkspaceName) -> Result<(), SharingError> {
-        self.shares.remove(name)?;
+        let path = match self.find(name) {
+            Some(share) => {
+                self.shares.remove(name)?;
+                // In the book it may have another name: that of when it was shared.
+                share.root_path().to_path_buf()
+            }
+            None => {
+                let live: BTreeSet<_> =
+                    self.list().iter().map(|share| share.root_path().to_path_buf()).collect();
+                let book = self.book();
+                let mut lost = book.shares.iter().filter(|shared| !live.contains(&shared.path));
+                lost.find(|shared| shared.name == *name)
+                    .map(|shared| shared.path.clone())
+                    .ok_or_else(|| PublishError::Unknown(name.clone()))?
+            }
+        };
         let mut book = self.book();
-        book.shares.retain(|shared| shared.name != *name);
+        book.shares.retain(|shared| shared.path != path);
         files::write_json(&self.file, &*book)?;
         drop(book);
         self.notify();
@@ -198,11 +236,14 @@ impl Sharing {
     }
 
     fn info(&self, share: &Share, reader: Option<NodeId>) -> Option<WorkspaceInfo> {
+        if self.may_read(share, reader) { self.described(share) } else { self.hidden(share) }
+    }
+
+    /// What whoever may read the workspace is told.
+    fn described(&self, share: &Share) -> Option<WorkspaceInfo> {
         let head = share.head();
         let manifest = share.manifest();
-        let path = OwnerPath::new(share.root_path().as_os_str().as_encoded_bytes()).ok()?;
-        let allowed = self.may_read(share, reader);
-        let mut signed = Head {
+        let head = Head {
             workspace: share.id(),
             root: head.root,
             provisional: head.provisional,
@@ -213,37 +254,51 @@ impl Sharing {
             files: head.totals.files,
             bytes: head.totals.bytes,
         };
-        if !allowed {
-            // Who may not read learns the name, and nothing of what is in it.
-            (signed.root, signed.files, signed.bytes) = (Digest::from_bytes([0; 32]), 0, 0);
-        }
         Some(WorkspaceInfo {
             id: share.id(),
             name: manifest.name.clone(),
             description: manifest.description.clone().unwrap_or_default(),
             tags: manifest.tags.clone(),
-            path,
-            head: SignedHead::sign(signed, &self.identity),
+            path: OwnerPath::new(share.root_path().as_os_str().as_encoded_bytes()).ok()?,
+            head: SignedHead::sign(head, &self.identity),
             environments: manifest.environment_names().map(str::to_owned).collect(),
-            access: match share.access() {
-                Access::Public => peer::Access::Public,
-                Access::Ask => peer::Access::Ask,
-                Access::Peers => peer::Access::Peers,
-            },
-            allowed,
+            access: access_of(share),
+            allowed: true,
         })
     }
 
-    /// Another text whenever the catalogue that anybody sees may have changed, for the beacon.
-    pub(crate) fn tag(&self) -> String {
-        self.catalogue_of(None, |_| true).tag
+    /// What whoever may know of the workspace, but not read it, is told: its name, and nothing of what is in it.
+    fn hidden(&self, share: &Share) -> Option<WorkspaceInfo> {
+        let head = Head {
+            workspace: share.id(),
+            root: Digest::from_bytes([0; 32]),
+            provisional: false,
+            sequence: 0,
+            created: 0,
+            mode: 0,
+            modified: (0, 0),
+            files: 0,
+            bytes: 0,
+        };
+        Some(WorkspaceInfo {
+            id: share.id(),
+            name: share.manifest().name.clone(),
+            description: String::new(),
+            tags: Vec::new(),
+            path: OwnerPath::new(&b"/hidden"[..]).ok()?,
+            head: SignedHead::sign(head, &self.identity),
+            environments: Vec::new(),
+            access: access_of(share),
+            allowed: false,
+        })
     }
 
-    fn catalogue_of(&self, reader: Option<NodeId>, shown: impl Fn(&Share) -> bool) -> Catalogue {
+    /// Another text whenever somebody's catalogue may have changed, for the beacon.
+    ///
+    /// The signatures in what it's made from are why nothing can be guessed by it.
+    pub(crate) fn tag(&self) -> String {
         let shares = self.shares.list();
-        let workspaces: Vec<_> =
-            shares.iter().filter(|share| shown(share)).filter_map(|share| self.info(share, reader)).collect();
-        Catalogue { tag: tag_of(&workspaces), workspaces }
+        tag_of(&shares.iter().filter_map(|share| self.described(share)).collect::<Vec<_>>())
     }
 }
 
@@ -265,7 +320,10 @@ impl Served for Sharing {
     }
 
     fn catalogue(&self, reader: Option<NodeId>) -> Catalogue {
-        self.catalogue_of(reader, |share| self.may_know(share, reader))
+        let shares = self.shares.list();
+        let known = shares.iter().filter(|share| self.may_know(share, reader));
+        let workspaces: Vec<_> = known.filter_map(|share| self.info(share, reader)).collect();
+        Catalogue { tag: tag_of(&workspaces), workspaces }
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -279,7 +337,7 @@ impl Served for Sharing {
     ) -> Result<Arc<dyn ServedWorkspace>, Refusal> {
         let share = self.shares.get(id).ok_or(Refusal::Unknown)?;
         if self.may_read(&share, reader) {
-            return Ok(Arc::new(Opened(share)));
+            return Ok(Arc::new(Opened { sharing: self.this.clone(), share, reader }));
         }
         if !self.may_know(&share, reader) {
             return Err(Refusal::Unknown);
@@ -289,19 +347,57 @@ impl Served for Sharing {
             && self.decision(&share, Some(reader)).is_none()
         {
             let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-            if requests.len() < MAX_REQUESTS {
-                requests.entry((*id, reader)).or_insert_with(|| {
-                    tracing::info!(peer = %reader, workspace = %share.manifest().name, "a peer asks for access");
-                    Timestamp::now()
-                });
+            if note_request(&mut requests, (*id, reader), Timestamp::now()) {
+                tracing::info!(peer = %reader, workspace = %share.manifest().name, "a peer asks for access");
             }
         }
         Err(Refusal::Denied)
     }
 }
 
-/// A share that the reader may read.
-struct Opened(Arc<Share>);
+/// Notes who asks for access, unless that is noted. When there is no room the oldest request makes way: should a
+/// crowd ask, whoever still wants access asks again.
+fn note_request(requests: &mut Requests, request: (WorkspaceId, NodeId), now: Timestamp) -> bool {
+    if requests.contains_key(&request) {
+        return false;
+    }
+    while requests.len() >= MAX_REQUESTS {
+        let oldest = requests.iter().min_by_key(|(_, asked)| **asked).map(|(request, _)| *request);
+        let Some(oldest) = oldest else { break };
+        requests.remove(&oldest);
+    }
+    requests.insert(request, now);
+    true
+}
+
+fn access_of(share: &Share) -> peer::Access {
+    match share.access() {
+        Access::Public => peer::Access::Public,
+        Access::Ask => peer::Access::Ask,
+        Access::Peers => peer::Access::Peers,
+    }
+}
+
+/// A share that the reader may read, for as long as that is so.
+struct Opened {
+    sharing: Weak<Sharing>,
+    share: Arc<Share>,
+    reader: Option<NodeId>,
+}
+
+impl Opened {
+    /// The share, unless it was closed to the reader meanwhile: a batch may take long.
+    fn share(&self) -> Option<&Share> {
+        let sharing = self.sharing.upgrade()?;
+        let current = sharing.shares.get(&self.share.id())?;
+        (Arc::ptr_eq(&current, &self.share) && sharing.may_read(&current, self.reader))
+            .then_some(&*self.share)
+    }
+
+    fn open(&self) -> Result<&Share, ServeError> {
+        self.share().ok_or(ServeError::Unknown)
+    }
+}
 
 fn refused(error: publish::ServeError) -> ServeError {
     match error {
@@ -313,16 +409,16 @@ fn refused(error: publish::ServeError) -> ServeError {
 
 impl ServedWorkspace for Opened {
     fn tree(&self, digest: &Digest) -> Option<Bytes> {
-        self.0.tree(digest)
+        self.share()?.tree(digest)
     }
 
     fn blob(&self, digest: &Digest) -> Result<Bytes, ServeError> {
-        let blob = self.0.blob(digest).map_err(refused)?;
+        let blob = self.open()?.blob(digest).map_err(refused)?;
         blob.read_whole().map(|blob| blob.bytes().clone()).map_err(refused)
     }
 
     fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Vec<u8>, ServeError> {
-        let local = self.0.blob(&blob.digest).map_err(refused)?;
+        let local = self.open()?.blob(&blob.digest).map_err(refused)?;
         if local.size() != blob.size {
             return Err(ServeError::Unknown);
         }
@@ -330,12 +426,16 @@ impl ServedWorkspace for Opened {
     }
 
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError> {
-        self.0.pending(path, token, offset, length).map_err(refused)
+        self.open()?.pending(path, token, offset, length).map_err(refused)
     }
 }
 
-/// The names of everything that is shared, for the beacon.
+/// The names of what anybody may know of, for the beacon, which everybody on the network hears.
 pub(crate) fn names(shares: &[Arc<Share>]) -> Vec<WorkspaceName> {
-    let names: BTreeSet<_> = shares.iter().map(|share| share.manifest().name.clone()).collect();
+    let open = shares.iter().filter(|share| matches!(share.access(), Access::Public | Access::Ask));
+    let names: BTreeSet<_> = open.map(|share| share.manifest().name.clone()).collect();
     names.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+use std::fs;
+
+use tempfile::TempDir;
+use twinshare::publish::SharesOptions;
+
+use super::*;
+
+const GUEST: NodeId = NodeId::from_bytes([7; 32]);
+
+/// A node's sharing, with folders to share.
+struct Owner {
+    folder: TempDir,
+    sharing: Arc<Sharing>,
+}
+
+impl Owner {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let sharing = Self::open(&folder);
+        Self { folder, sharing }
+    }
+
+    fn open(folder: &TempDir) -> Arc<Sharing> {
+        let state = folder.path().join("state");
+        fs::create_dir_all(&state).unwrap();
+        let identity = Arc::new(Identity::load_or_create(&state.join("identity")).unwrap());
+        let shares = Shares::open(&state, SharesOptions::default()).unwrap();
+        Sharing::open(&state, identity, "owner".parse().unwrap(), 1, shares).unwrap()
+    }
+
+    /// What the node shares when it is started once more.
+    fn restarted(self) -> Self {
+        let Self { folder, sharing } = self;
+        drop(sharing);
+        let sharing = Self::open(&folder);
+        sharing.resume();
+        Self { folder, sharing }
+    }
+
+    fn share(&self, name: &str, access: Access) -> Arc<Share> {
+        let path = self.folder.path().join(name);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("secret.txt"), "secret").unwrap();
+        self.sharing.share(&path, Some(name.parse().unwrap()), Some(access)).unwrap()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            self.sharing.list().iter().map(|share| share.manifest().name.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    fn seen(&self, share: &Share, reader: Option<NodeId>) -> Option<WorkspaceInfo> {
+        self.sharing.catalogue(reader).workspaces.into_iter().find(|info| info.id == share.id())
+    }
+}
+
+fn name(text: &str) -> WorkspaceName {
+    text.parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_was_unshared_under_a_new_name_stays_unshared() {
+    let owner = Owner::new();
+    let share = owner.share("lab", Access::Public);
+    owner.share("other", Access::Public);
+    let mut changes = owner.sharing.shares.changes();
+    let manifest = share.root_path().join("workspace.yaml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("name: lab", "name: laboratory")).unwrap();
+    while share.manifest().name != name("laboratory") {
+        changes.changed().await.unwrap();
+    }
+    drop(share);
+
+    owner.sharing.unshare(&name("laboratory")).unwrap();
+    assert_eq!(owner.names(), ["other"]);
+    assert_eq!(owner.restarted().names(), ["other"]);
+}
+
+#[tokio::test]
+async fn a_workspace_whose_folder_is_gone_can_be_unshared() {
+    let owner = Owner::new();
+    owner.share("lab", Access::Public);
+    fs::remove_dir_all(owner.folder.path().join("lab")).unwrap();
+    let owner = owner.restarted();
+    assert!(owner.names().is_empty());
+
+    owner.sharing.unshare(&name("lab")).unwrap();
+    let unknown = owner.sharing.unshare(&name("lab"));
+    assert!(matches!(unknown, Err(SharingError::Publish(PublishError::Unknown(_)))), "{unknown:?}");
+    fs::create_dir(owner.folder.path().join("lab")).unwrap();
+    assert!(owner.restarted().names().is_empty());
+}
+
+#[tokio::test]
+async fn decisions_come_before_the_access_rule() {
+    let owner = Owner::new();
+    for (access, undecided) in [(Access::Public, true), (Access::Ask, false), (Access::Peers, false)] {
+        let share = owner.share(&format!("{access:?}"), access);
+        let may_read = |reader| owner.sharing.may_read(&share, reader);
+        assert_eq!((may_read(Some(GUEST)), may_read(None)), (undecided, undecided), "{access:?}");
+        owner.sharing.decide(share.id(), GUEST, true).unwrap();
+        assert_eq!((may_read(Some(GUEST)), may_read(None)), (true, undecided), "{access:?}");
+        owner.sharing.decide(share.id(), GUEST, false).unwrap();
+        assert_eq!((may_read(Some(GUEST)), may_read(None)), (false, undecided), "{access:?}");
+    }
+    let owner = owner.restarted();
+    assert_eq!(owner.sharing.list().len(), 3);
+    assert!(owner.sharing.list().iter().all(|share| !owner.sharing.may_read(share, Some(GUEST))));
+}
+
+#[tokio::test]
+async fn the_catalogue_tells_nothing_of_what_may_not_be_read() {
+    let owner = Owner::new();
+    let [public, ask, peers] = [Access::Public, Access::Ask, Access::Peers].map(|access| {
+        let folder = owner.folder.path().join(format!("{access:?}"));
+        fs::create_dir(&folder).unwrap();
+        let manifest = "name: x\ndescription: secret\ntags: [secret]\nenvironments: [{name: secret}]\n";
+        fs::write(folder.join("workspace.yaml"), manifest).unwrap();
+        owner.share(&format!("{access:?}"), access)
+    });
+    let readable = |info: Option<WorkspaceInfo>| {
+        let info = info.unwrap();
+        info.allowed && info.head.head.files > 0 && info.description == "secret" && info.tags == ["secret"]
+    };
+    let is_blank = |info: Option<WorkspaceInfo>| {
+        let WorkspaceInfo { id, name: _, description, tags, path, head, environments, access: _, allowed } =
+            info.unwrap();
+        let blank = Head {
+            workspace: id,
+            root: Digest::from_bytes([0; 32]),
+            provisional: false,
+            sequence: 0,
+            created: 0,
+            mode: 0,
+            modified: (0, 0),
+            files: 0,
+            bytes: 0,
+        };
+        head.verify(owner.sharing.identity.id()).unwrap();
+        assert_eq!((head.head, path.as_bytes()), (blank, &b"/hidden"[..]));
+        !allowed && description.is_empty() && tags.is_empty() && environments.is_empty()
+    };
+
+    assert!(readable(owner.seen(&public, None)) && readable(owner.seen(&public, Some(GUEST))));
+    assert_eq!(owner.seen(&ask, None), None);
+    assert!(is_blank(owner.seen(&ask, Some(GUEST))));
+    assert_eq!(owner.seen(&peers, None), None);
+    assert_eq!(owner.seen(&peers, Some(GUEST)), None);
+    for share in [&public, &ask, &peers] {
+        owner.sharing.decide(share.id(), GUEST, true).unwrap();
+        assert!(readable(owner.seen(share, Some(GUEST))));
+        owner.sharing.decide(share.id(), GUEST, false).unwrap();
+    }
+    assert!(is_blank(owner.seen(&public, Some(GUEST))));
+    assert!(is_blank(owner.seen(&ask, Some(GUEST))));
+    assert_eq!(owner.seen(&peers, Some(GUEST)), None);
+
+    assert_eq!(names(&owner.sharing.list()), [name("Ask"), name("Public")]);
+}
+
+#[tokio::test]
+async fn what_is_being_read_ends_with_the_permission_and_with_the_share() {
+    let owner = Owner::new();
+    let share = owner.share("lab", Access::Ask);
+    let root = share.settled().await.unwrap().root;
+    owner.sharing.decide(share.id(), GUEST, true).unwrap();
+    let opened = owner.sharing.workspace(&share.id(), Some(GUEST)).unwrap();
+    assert!(opened.tree(&root).is_some());
+    owner.sharing.decide(share.id(), GUEST, false).unwrap();
+    assert!(opened.tree(&root).is_none());
+    assert!(matches!(opened.pending(&[], 0, 0, 1), Err(ServeError::Unknown)));
+    owner.sharing.decide(share.id(), GUEST, true).unwrap();
+    assert!(opened.tree(&root).is_some());
+    owner.sharing.unshare(&name("lab")).unwrap();
+    assert!(opened.tree(&root).is_none());
+}
+
+#[test]
+fn the_oldest_request_makes_way() {
+    let workspace = WorkspaceId::from_bytes([0; 16]);
+    let node = |number: usize| {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        NodeId::from_bytes(id)
+    };
+    let at = |second: usize| Timestamp::from_second(second as i64).unwrap();
+    let mut requests = Requests::new();
+    for number in 0..=MAX_REQUESTS {
+        assert!(note_request(&mut requests, (workspace, node(number)), at(number)));
+        assert!(!note_request(&mut requests, (workspace, node(number)), at(number + 1)));
+    }
+    assert_eq!(requests.len(), MAX_REQUESTS);
+    assert!(!requests.contains_key(&(workspace, node(0))));
+    assert_eq!(requests[&(workspace, node(MAX_REQUESTS))], at(MAX_REQUESTS));
+}
