@@ -23,6 +23,7 @@ use twinshare::{
 };
 
 use crate::{
+    files,
     fuse::{Mount, MountOptions},
     http, listing,
     neighbours::{Neighbours, SHARE_PORT},
@@ -80,7 +81,7 @@ pub(crate) async fn run(
         private_folder(folder)?;
     }
     let identity = Arc::new(Identity::load_or_create(&arguments.state.join("identity"))?);
-    let host = arguments.node.name.clone().unwrap_or_else(|| default_host(identity.id()));
+    let host = host(&arguments, identity.id())?;
     let credentials = Credentials::new(&identity)?;
     let limits = DiskLimits { bytes: CACHE_LIMIT, descriptors: DESCRIPTORS };
     let store = Arc::new(DiskStore::open(&arguments.cache.join("store"), limits)?);
@@ -212,6 +213,18 @@ fn private_folder(folder: &std::path::Path) -> std::io::Result<()> {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
 }
 
+/// This host's name: the one that is given now, else the one given last, else the machine's.
+fn host(arguments: &DaemonArguments, id: NodeId) -> Result<HostName, files::FileError> {
+    let file = arguments.state.join("host.json");
+    match &arguments.node.name {
+        Some(name) => {
+            files::write_json(&file, name)?;
+            Ok(name.clone())
+        }
+        None => Ok(files::read_json(&file)?.unwrap_or_else(|| default_host(id))),
+    }
+}
+
 /// The machine's name, made fit for a folder; if it has none that fits, the node's.
 fn default_host(id: NodeId) -> HostName {
     let name = rustix::system::uname();
@@ -228,14 +241,21 @@ async fn listen(port: Option<u16>) -> std::io::Result<TcpListener> {
     let on = async |port: u16| {
         match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
             // A kernel without IPv6.
-            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            Err(error)
+                if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::AFNOSUPPORT) =>
+            {
                 TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
             }
             result => result,
         }
     };
     match port {
-        Some(port) => on(port).await,
+        Some(port) => on(port).await.map_err(|error| {
+            std::io::Error::new(
+                error.kind(),
+                format!("can't listen on port {port} (--port chooses another): {error}"),
+            )
+        }),
         None => match on(SHARE_PORT).await {
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => on(0).await,
             result => result,

@@ -105,11 +105,12 @@ impl Sharing {
     /// Blocks for as long as listing the folders takes.
     pub(crate) fn resume(&self) {
         let shared = self.book().shares.clone();
-        for Shared { path, name, access } in shared {
+        for Shared { path, access, .. } in shared {
             if !self.is_booked(&path) {
                 continue;
             }
-            let options = ShareOptions { name: Some(name), access };
+            // Its manifest has its name, which the owner may have changed meanwhile.
+            let options = ShareOptions { name: None, access };
             match self.shares.add(&path, options) {
                 // It was unshared while it was being listed.
                 Ok(share) if !self.is_booked(&path) => {

@@ -332,7 +332,7 @@ pub struct LaunchRequest {
     pub environment: BTreeMap<String, RawText>,
 }
 
-/// How to start a launch: the caller replaces itself by this program.
+/// How to start a launch: the program, whose arguments end with the requested command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchPlan {
     /// The sandbox's program, absolute.
