@@ -108,6 +108,8 @@ pub(super) struct Model {
     /// How many names an inode with several names has in each folder.
     links: BTreeMap<(Inode, FolderId), u32>,
     sums: Sums,
+    /// What `stat` told of the root, which no folder lists.
+    root: Option<Stat>,
 }
 
 impl Model {
@@ -130,6 +132,7 @@ impl Model {
             blobs: BTreeMap::new(),
             links: BTreeMap::new(),
             sums: Sums::default(),
+            root: None,
         }
     }
 
@@ -192,6 +195,19 @@ impl Model {
     /// Whether some file has the content `digest`.
     pub(super) fn has_content(&self, digest: Digest) -> bool {
         self.blobs.range((digest, FolderId::ROOT)..=(digest, FolderId::NEW)).next().is_some()
+    }
+
+    /// What `stat` told of the workspace's own folder, once it has been looked at.
+    pub(super) fn root_stat(&self) -> Option<Stat> {
+        self.root
+    }
+
+    /// Folders that hold one of `watches`, which another folder has held too.
+    pub(super) fn watched_by(&self, watches: &HashSet<i32>) -> Vec<(i32, FolderId)> {
+        let held = |(id, folder): (&FolderId, &Folder)| {
+            folder.watch.filter(|watch| watches.contains(watch)).map(|watch| (watch, *id))
+        };
+        self.folders.iter().filter_map(held).collect()
     }
 
     pub(super) fn sums(&self) -> Sums {
@@ -264,6 +280,10 @@ impl Model {
 
     /// Sets what `stat` told of a folder. What happens in a folder changes its times, and is heard of only in it.
     fn set_stat(&mut self, id: FolderId, stat: Stat, changes: &mut Changes) {
+        if id == FolderId::ROOT {
+            changes.any |= self.root.replace(stat) != Some(stat);
+            return;
+        }
         let Some(Folder { parent, name: Some(name), .. }) = self.folders.get(&id) else { return };
         let (parent, name) = (*parent, name.clone());
         let Some(folder) = self.folders.get_mut(&parent) else { return };

@@ -1,9 +1,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet, VecDeque},
-    io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, RwLock, atomic::Ordering, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -100,6 +98,8 @@ pub(super) struct Publisher {
     dirty: HashSet<FolderId>,
     heard: Option<(Instant, Instant)>,
     next_rescan: Instant,
+    /// The workspace's own folder can't be looked through: nothing is tried until the next full look.
+    lost: bool,
 
     /// Folders that may hold pending files.
     pending: VecDeque<FolderId>,
@@ -144,7 +144,7 @@ impl Publisher {
         let share = Arc::new(Share {
             id: manifest.id,
             root: Root::new(path),
-            access,
+            access: RwLock::new(access),
             manifest: RwLock::new(Arc::new(manifest)),
             model: RwLock::new(Model::new()),
             objects: Mutex::new(Objects::default()),
@@ -169,6 +169,7 @@ impl Publisher {
             dirty: HashSet::new(),
             heard: None,
             next_rescan: Instant::now(),
+            lost: false,
             pending: VecDeque::new(),
             small: VecDeque::new(),
             large: VecDeque::new(),
@@ -201,7 +202,7 @@ impl Publisher {
         thread::Builder::new().name(name).spawn(move || self.run()).map_err(PublishError::Thread)
     }
 
-    fn run(mut self) {
+    pub(super) fn run(mut self) {
         loop {
             self.hash_more();
             self.publish_when_due();
@@ -219,8 +220,11 @@ impl Publisher {
 
     /// When there's something to do even if no message comes.
     fn next_due(&self) -> Instant {
-        let looked = self.heard.map(|(first, last)| (last + QUIET).min(first + PATIENCE));
         let published = self.changed.map(|since| since + PROVISIONAL_AFTER);
+        if self.lost {
+            return published.map_or(self.next_rescan, |due| due.min(self.next_rescan));
+        }
+        let looked = self.heard.map(|(first, last)| (last + QUIET).min(first + PATIENCE));
         let visited = self.later.peek().map(|Reverse(later)| later.due);
         [looked, published, visited].into_iter().flatten().fold(self.next_rescan, Instant::min)
     }
@@ -257,6 +261,9 @@ impl Publisher {
 
     /// Notes that a folder has to be looked at.
     fn mark(&mut self, folder: FolderId) {
+        if self.lost {
+            return;
+        }
         let now = Instant::now();
         self.dirty.insert(folder);
         self.heard = Some((self.heard.map_or(now, |(first, _)| first), now));
@@ -280,6 +287,8 @@ impl Publisher {
     /// Looks through folders as they are now.
     fn look(&mut self, folders: &[FolderId], deep: bool) -> Vec<(FolderId, std::io::Result<Scanned>)> {
         let engine = &self.share.engine;
+        #[cfg(test)]
+        engine.looks.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
         let known = match engine.cache.known() {
             Ok(known) => known,
@@ -327,10 +336,7 @@ impl Publisher {
         for (id, result) in looked {
             match result {
                 Ok(found) => scanned.push((id, found)),
-                Err(error) if id == FolderId::ROOT => {
-                    let path = self.share.root_path().display();
-                    tracing::warn!(%error, "can't look through the shared folder {path}: its last state stays published");
-                }
+                Err(error) if id == FolderId::ROOT => self.lose(&error),
                 Err(error) => {
                     let parent = self.share.model().parent_id(id);
                     if let Some(parent) = parent.filter(|_| means_changed(&error)) {
@@ -340,9 +346,22 @@ impl Publisher {
             }
         }
         let root = scanned.iter().any(|(id, _)| *id == FolderId::ROOT);
+        if root && std::mem::take(&mut self.lost) {
+            tracing::info!("the shared folder {} is back", self.share.root_path().display());
+        }
         self.take_over(scanned);
         if root {
             self.read_manifest();
+        }
+    }
+
+    /// Notes that the workspace's own folder can't be looked through. What is below it can't either.
+    fn lose(&mut self, error: &std::io::Error) {
+        self.dirty.clear();
+        self.heard = None;
+        if !std::mem::replace(&mut self.lost, true) {
+            let path = self.share.root_path().display();
+            tracing::warn!(%error, "can't look through the shared folder {path}: its last state stays published");
         }
     }
 
@@ -363,9 +382,19 @@ impl Publisher {
     fn act_on(&mut self, changes: Changes, looked: bool) {
         let Changes { any, pending, linked, appeared: _, gone, watched, dropped, released } = changes;
         self.watches.extend(watched);
-        for (watch, folder) in gone {
+        let mut gone: HashSet<i32> = gone
+            .into_iter()
             // A folder that was moved has the watch under another number now.
-            if self.watches.get(&watch) == Some(&folder) {
+            .filter(|(watch, folder)| self.watches.get(watch) == Some(folder))
+            .map(|(watch, _)| watch)
+            .collect();
+        if !gone.is_empty() {
+            // A folder that was moved and moved back while its places were looked at was seen twice: one of them stays.
+            for (watch, folder) in self.share.model().watched_by(&gone) {
+                self.watches.insert(watch, folder);
+                gone.remove(&watch);
+            }
+            for watch in gone {
                 self.watches.remove(&watch);
                 if let Some(inotify) = &self.watch {
                     inotify.remove(watch);
@@ -406,8 +435,7 @@ impl Publisher {
         self.manifest_token = token;
         match Manifest::load(self.share.root_path()) {
             Ok(Some(manifest)) if manifest.id == self.share.id => {
-                *self.share.manifest.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
-                    Arc::new(manifest);
+                self.share.set_manifest(manifest);
                 self.share.engine.note_change();
             }
             Ok(_) => tracing::warn!(
@@ -432,6 +460,9 @@ impl Publisher {
 
     /// Gives idle cores work.
     fn hash_more(&mut self) {
+        if self.lost {
+            return;
+        }
         if !self.small_busy {
             let batch = self.next_batch();
             self.small_busy = !batch.is_empty();
@@ -555,7 +586,8 @@ impl Publisher {
 
     /// Looks at the files whose time has come.
     fn revisit(&mut self) {
-        while self.later.peek().is_some_and(|Reverse(later)| later.due <= Instant::now())
+        while !self.lost
+            && self.later.peek().is_some_and(|Reverse(later)| later.due <= Instant::now())
             && let Some(Reverse(Later { folder, name, token, .. })) = self.later.pop()
         {
             match self.item(folder, &name, token) {
@@ -603,13 +635,13 @@ impl Publisher {
         self.changed = None;
         self.learned = false;
         let written = Written::default();
-        let (root, totals, provisional) = {
+        let (root, totals, provisional, stat) = {
             let mut model = self.share.model_mut();
             let Ok((root, totals)) = model.write(&written, &mut self.released);
-            (root, totals, model.sums().open_files > 0)
+            (root, totals, model.sums().open_files > 0, model.root_stat())
         };
         let old = self.share.head();
-        let (mode, modified) = own_attributes(self.share.root_path()).unwrap_or((old.mode, old.modified));
+        let (mode, modified) = stat.map_or((old.mode, old.modified), |stat| (stat.mode, stat.modified));
         let new = (root, provisional, mode, modified) != (old.root, old.provisional, old.mode, old.modified);
         let sequence = if new { self.next_sequence() } else { old.sequence };
         {
@@ -635,14 +667,6 @@ impl Publisher {
         }
         self.sequence
     }
-}
-
-/// The permission bits and the time of a workspace's own folder, which no folder lists.
-fn own_attributes(folder: &Path) -> io::Result<(u16, Timestamp)> {
-    let found = std::fs::metadata(folder)?;
-    let modified =
-        Timestamp { seconds: found.mtime(), nanoseconds: u32::try_from(found.mtime_nsec()).unwrap_or(0) };
-    Ok(((found.mode() & 0o7777) as u16, modified))
 }
 
 impl Share {

@@ -228,7 +228,7 @@ impl Scanner<'_> {
                 ItemKind::File { size: status.size, state }
             }
         };
-        let linked = status.names > 1 && status.kind == FileType::RegularFile;
+        let linked = status.names > 1 && status.kind != FileType::Directory;
         Ok(Item { name, stat, inode: status.inode, linked, kind })
     }
 
@@ -246,13 +246,19 @@ impl Scanner<'_> {
 /// mount, or need the network), or one that the kernel makes up.
 fn is_foreign(folder: &OwnedFd, name: &Name) -> bool {
     const FUSE: u64 = 0x6573_5546;
-    const PROC: u64 = 0x9fa0;
-    const SYS: u64 = 0x6265_6572;
     let flags = rustix::fs::OFlags::RDONLY
         | rustix::fs::OFlags::DIRECTORY
         | rustix::fs::OFlags::NOFOLLOW
         | rustix::fs::OFlags::CLOEXEC;
     let kind =
         rustix::fs::openat(folder, name.as_os_str(), flags, rustix::fs::Mode::empty()).and_then(fstatfs);
-    kind.map_or(true, |kind| matches!(kind.f_type as u64, FUSE | PROC | SYS))
+    kind.map_or(true, |kind| kind.f_type as u64 == FUSE || is_kernels(&kind))
+}
+
+/// Whether the kernel makes up a file system: processes, devices and settings, not files.
+pub(super) fn is_kernels(kind: &rustix::fs::StatFs) -> bool {
+    const PROC: u64 = 0x9fa0;
+    const SYS: u64 = 0x6265_6572;
+    const TERMINALS: u64 = 0x1cd1;
+    matches!(kind.f_type as u64, PROC | SYS | TERMINALS)
 }

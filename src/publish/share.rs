@@ -95,7 +95,7 @@ pub(super) struct Published {
 pub struct Share {
     pub(super) id: WorkspaceId,
     pub(super) root: Root,
-    pub(super) access: Access,
+    pub(super) access: RwLock<Access>,
     pub(super) manifest: RwLock<Arc<Manifest>>,
     pub(super) model: RwLock<Model>,
     pub(super) objects: Mutex<Objects>,
@@ -121,9 +121,9 @@ impl Share {
         Arc::clone(&self.manifest.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Who may read it.
+    /// Who may read it now: sharing the folder again may change it.
     pub fn access(&self) -> Access {
-        self.access
+        *self.access.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The newest head.
@@ -179,6 +179,10 @@ impl Share {
     /// Whether every folder is watched. If not, changes are found by looking through the workspace from time to time.
     pub fn is_watched(&self) -> bool {
         !self.limited.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_manifest(&self, manifest: Manifest) {
+        *self.manifest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(manifest);
     }
 
     pub(super) fn model(&self) -> RwLockReadGuard<'_, Model> {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::{
     cache::{Cache, CacheError},
     publisher::{Message, Publisher},
+    scan::is_kernels,
     share::{Access, Share},
 };
 use crate::{
@@ -39,9 +40,15 @@ pub enum PublishError {
     /// The folder belongs to the node itself.
     #[error("can't share {0}: it is this node's own mount, cache or state")]
     Own(PathBuf),
-    /// The folder is shared already.
-    #[error("{0} is shared already; unshare it first to share it in another way")]
-    AlreadyShared(PathBuf),
+    /// The path is the root of the system, which holds everything.
+    #[error("can't share {0}: it is the whole system; share a folder in it")]
+    Everything(PathBuf),
+    /// The folder is one that the kernel makes up.
+    #[error("can't share {0}: what is there are devices or the system's own state, not files")]
+    System(PathBuf),
+    /// The folder is shared, but its manifest has another identity now.
+    #[error("{0} is shared under the id that its workspace.yaml had before; unshare it first")]
+    OtherId(PathBuf),
     /// Another shared workspace has the name.
     #[error("another workspace is shared as {name}: {root}; choose another name with --name")]
     NameTaken {
@@ -128,6 +135,9 @@ pub(super) struct Engine {
     pub(super) large: rayon::ThreadPool,
     /// How many files were hashed.
     pub(super) hashes: AtomicU64,
+    /// How many times folders were looked through.
+    #[cfg(test)]
+    pub(super) looks: AtomicU64,
     /// Grows with whatever others may want to know of.
     pub(super) changes: watch::Sender<u64>,
     /// Tests hold this to keep files from being hashed.
@@ -168,6 +178,8 @@ impl Shares {
             small: pool("hash")?,
             large: pool("hash-large")?,
             hashes: AtomicU64::new(0),
+            #[cfg(test)]
+            looks: AtomicU64::new(0),
             changes: watch::Sender::new(0),
             #[cfg(test)]
             hold: std::sync::RwLock::new(()),
@@ -177,7 +189,8 @@ impl Shares {
 
     /// Shares the folder `root`. Returns when its provisional head is published; hashing goes on in the background.
     ///
-    /// This takes as long as looking through the folder.
+    /// This takes as long as looking through the folder. A folder that is shared already stays so: who may read it
+    /// becomes what `options` say, and so does its name if they have one.
     pub fn add(&self, root: &Path, options: ShareOptions) -> Result<Arc<Share>, PublishError> {
         let folder = |source| PublishError::Folder { path: root.to_path_buf(), source };
         let path = root.canonicalize().map_err(folder)?;
@@ -187,15 +200,25 @@ impl Shares {
         if self.engine.options.own.iter().any(|own| path.starts_with(own)) {
             return Err(PublishError::Own(path));
         }
-        if self.list().iter().any(|share| share.root_path() == path) {
-            return Err(PublishError::AlreadyShared(path));
+        if path.parent().is_none() {
+            return Err(PublishError::Everything(path));
         }
-        let manifest = Manifest::load_or_create(&path, options.name)?;
-        self.check(&path, &manifest)?;
+        if is_made_up(&path) {
+            return Err(PublishError::System(path));
+        }
+        if let Some(share) = self.at(&path) {
+            return self.change(share, options);
+        }
+        let manifest = Manifest::load_or_create(&path, options.name.clone())?;
+        conflict(&self.shared(), &path, &manifest)?;
         let (share, publisher) = Publisher::start(&self.engine, path, manifest, options.access)?;
         {
             let mut shared = self.shared();
             // Looking through the folder took its time: somebody else may have been faster.
+            if let Some(first) = at(&shared, share.root_path()) {
+                drop(shared);
+                return self.change(first, options);
+            }
             if let Err(error) = conflict(&shared, share.root_path(), &share.manifest()) {
                 drop(shared);
                 return Err(error);
@@ -236,8 +259,32 @@ impl Shares {
         self.engine.changes.subscribe()
     }
 
-    fn check(&self, path: &Path, manifest: &Manifest) -> Result<(), PublishError> {
-        conflict(&self.shared(), path, manifest)
+    fn at(&self, path: &Path) -> Option<Arc<Share>> {
+        at(&self.shared(), path)
+    }
+
+    /// Shares a folder that is shared already in another way.
+    fn change(&self, share: Arc<Share>, options: ShareOptions) -> Result<Arc<Share>, PublishError> {
+        let mut changed = false;
+        if let Some(name) = options.name.filter(|name| *name != share.manifest().name) {
+            // Two shares must not take one name at the same time.
+            let shared = self.shared();
+            let root = share.root_path();
+            free(&shared, root, &name)?;
+            match Manifest::load(root)? {
+                Some(manifest) if manifest.id == share.id() => {}
+                _ => return Err(PublishError::OtherId(root.to_path_buf())),
+            }
+            share.set_manifest(Manifest::load_or_create(root, Some(name))?);
+            changed = true;
+        }
+        let mut access = share.access.write().unwrap_or_else(PoisonError::into_inner);
+        changed |= std::mem::replace(&mut *access, options.access) != options.access;
+        drop(access);
+        if changed {
+            self.engine.note_change();
+        }
+        Ok(share)
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -245,7 +292,7 @@ impl Shares {
     }
 
     #[cfg(test)]
-    pub(super) fn engine(&self) -> &Engine {
+    pub(super) fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 }
@@ -282,21 +329,38 @@ impl Engine {
     }
 }
 
+/// The share of a folder.
+fn at(shared: &Shared, path: &Path) -> Option<Arc<Share>> {
+    shared.shares.values().find(|share| share.root_path() == path).cloned()
+}
+
 /// Whether a workspace that is shared stands in the way of another.
 fn conflict(shared: &Shared, path: &Path, manifest: &Manifest) -> Result<(), PublishError> {
     for share in shared.shares.values() {
-        let root = share.root_path().to_path_buf();
-        if root == path {
-            return Err(PublishError::AlreadyShared(root));
-        }
         if share.id() == manifest.id {
+            let root = share.root_path().to_path_buf();
             return Err(PublishError::SameId { copy: path.to_path_buf(), root });
         }
-        if share.manifest().name == manifest.name {
-            return Err(PublishError::NameTaken { name: manifest.name.clone(), root });
-        }
     }
-    Ok(())
+    free(shared, path, &manifest.name)
+}
+
+/// Whether no other folder than the one at `path` is shared under `name`.
+fn free(shared: &Shared, path: &Path, name: &WorkspaceName) -> Result<(), PublishError> {
+    let taken = |share: &&Arc<Share>| share.root_path() != path && share.manifest().name == *name;
+    match shared.shares.values().find(taken) {
+        Some(other) => {
+            Err(PublishError::NameTaken { name: name.clone(), root: other.root_path().to_path_buf() })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether the kernel makes up what is at the path. Shared memory is plain files, although it stands among devices.
+fn is_made_up(path: &Path) -> bool {
+    let in_system = ["/dev", "/proc", "/sys"].iter().any(|system| path.starts_with(system));
+    (in_system && !path.starts_with("/dev/shm"))
+        || rustix::fs::statfs(path).is_ok_and(|kind| is_kernels(&kind))
 }
 
 /// The path without symbolic links. The last name isn't followed: a mount may be dead, and then a look at it hangs.

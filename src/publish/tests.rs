@@ -559,9 +559,10 @@ fn edits_become_heads_that_a_fresh_look_would_give() {
     }
     let (_shares, share) = lab.share(live());
     settle(&share);
-    for seed in 0..20 {
+    for seed in 0..60 {
         let mut random = StdRng::seed_from_u64(seed);
-        for _ in 0..40 {
+        // Few edits at a time, so that later ones don't make up for what was overheard.
+        for _ in 0..[1, 3, 40][seed as usize % 3] {
             edit(lab.root.path(), &mut random);
         }
         let head = lab.converge(&share, quiet());
@@ -597,7 +598,7 @@ fn edit(root: &Path, random: &mut StdRng) {
     let other = any(&folders);
     let name = format!("n{}", random.random_range(0..30));
     // What can't be done (a folder into itself, a name that is taken) isn't.
-    let _ = match random.random_range(0..10) {
+    let _ = match random.random_range(0..13) {
         0 | 1 => fs::write(folder.join(name), random.random::<u64>().to_string()),
         2 => fs::write(file, random.random::<u64>().to_string()),
         3 => fs::remove_file(file),
@@ -608,6 +609,16 @@ fn edit(root: &Path, random: &mut StdRng) {
         7 => fs::hard_link(file, folder.join(name)),
         8 => symlink("../x", folder.join(name)),
         9 => fs::set_permissions(file, fs::Permissions::from_mode(0o600 + random.random_range(0..0o100))),
+        // These leave the listing as it was, and the folder's time not.
+        10 => fs::write(folder.join(&name), "").and_then(|()| fs::remove_file(folder.join(name))),
+        11 if file.starts_with(&folder) => {
+            fs::write(folder.join(&name), &name).and_then(|()| fs::rename(folder.join(name), file))
+        }
+        12 if folder != root => {
+            // There and back again.
+            let away = other.join(name);
+            fs::rename(&folder, &away).and_then(|()| fs::rename(away, &folder))
+        }
         _ => fs::rename(file, folder.join(name)),
     };
 }
@@ -674,7 +685,6 @@ fn workspaces_have_one_name_and_one_identity() {
     assert!(changes.has_changed().unwrap());
     changes.mark_unchanged();
     assert_eq!((share.access(), share.manifest().name.as_str()), (Access::Public, "one"));
-    assert!(matches!(shares.add(first.root.path(), options(None)), Err(PublishError::AlreadyShared(_))));
     assert!(matches!(
         shares.add(second.root.path(), options(name("one"))),
         Err(PublishError::NameTaken { .. })
@@ -700,6 +710,137 @@ fn workspaces_have_one_name_and_one_identity() {
     drop(held);
     assert!(matches!(shares.remove(&"two".parse().unwrap()), Err(PublishError::Unknown(_))));
     assert_eq!(shares.list().len(), 1);
+}
+
+#[test]
+fn sharing_a_shared_folder_again_changes_how_it_is_shared() {
+    let (first, second) = (Lab::new(), Lab::new());
+    let shares = first.open(quiet());
+    let options = |name: &str, access| ShareOptions { name: name.parse().ok(), access };
+    let share = shares.add(first.root.path(), options("one", Access::Ask)).unwrap();
+    shares.add(second.root.path(), options("two", Access::Ask)).unwrap();
+    let again = |name, access| {
+        let mut changes = shares.changes();
+        changes.mark_unchanged();
+        let again = shares.add(first.root.path(), options(name, access))?;
+        assert!(Arc::ptr_eq(&again, &share));
+        Ok::<_, PublishError>(changes.has_changed().unwrap())
+    };
+    assert!(!again("", Access::Ask).unwrap(), "nothing is different");
+    assert!(!again("one", Access::Ask).unwrap());
+    assert!(again("", Access::Public).unwrap());
+    assert_eq!((share.access(), share.manifest().name.as_str()), (Access::Public, "one"));
+    assert!(again("three", Access::Public).unwrap());
+    assert_eq!(share.manifest().name.as_str(), "three");
+    assert!(fs::read_to_string(first.path("workspace.yaml")).unwrap().contains("three"));
+    assert!(matches!(again("two", Access::Peers), Err(PublishError::NameTaken { .. })));
+    assert_eq!((share.access(), share.manifest().name.as_str()), (Access::Public, "three"));
+    first.write("workspace.yaml", "name: three\n");
+    assert!(matches!(again("four", Access::Public), Err(PublishError::OtherId(_))));
+    assert_eq!(shares.list().len(), 2);
+}
+
+#[test]
+fn the_system_is_not_shared() {
+    let lab = Lab::new();
+    let shares = lab.open(quiet());
+    let add = |path: &str| shares.add(Path::new(path), ShareOptions::default()).unwrap_err();
+    let error = add("/");
+    assert!(matches!(error, PublishError::Everything(_)));
+    assert!(!error.to_string().contains("--name"), "{error}");
+    for path in ["/dev", "/proc", "/proc/self/task", "/sys"] {
+        assert!(matches!(add(path), PublishError::System(_)), "{path}");
+    }
+}
+
+#[test]
+fn changes_of_the_own_folder_are_published() {
+    let lab = Lab::new();
+    let (_shares, share) = lab.share(live());
+    let first = settle(&share);
+    fs::set_permissions(lab.root.path(), fs::Permissions::from_mode(0o750)).unwrap();
+    let second = wait(&share, |head| head.mode == 0o750);
+    assert!(second.sequence > first.sequence);
+    lab.write("f", "");
+    fs::remove_file(lab.path("f")).unwrap();
+    let modified = fs::metadata(lab.root.path()).unwrap().modified().unwrap();
+    let modified = modified.duration_since(std::time::UNIX_EPOCH).unwrap();
+    wait(&share, |head| {
+        (head.modified.seconds, head.modified.nanoseconds)
+            == (modified.as_secs() as i64, modified.subsec_nanos())
+    });
+}
+
+#[test]
+fn changes_through_one_name_show_at_the_others() {
+    let lab = Lab::new();
+    lab.write("a/f", "one");
+    fs::create_dir(lab.path("b")).unwrap();
+    let (_shares, share) = lab.share(SharesOptions { racy: Duration::from_secs(2), ..live() });
+    settle(&share);
+    fs::hard_link(lab.path("a/f"), lab.path("b/g")).unwrap();
+    let both = |head: Head, condition: &dyn Fn(&Entry) -> bool| {
+        let found = entries(&share, head.root);
+        ["a/f", "b/g"].iter().all(|path| found.get(path.as_bytes()).is_some_and(condition))
+    };
+    wait(&share, |head| both(head, &|entry| entry.attributes.link.is_some_and(|link| link.count == 2)));
+    fs::write(lab.path("a/f"), "two").unwrap();
+    wait(&share, |head| both(head, &|entry| digest(entry) == Some(Digest::of(b"two"))));
+    fs::set_permissions(lab.path("b/g"), fs::Permissions::from_mode(0o600)).unwrap();
+    wait(&share, |head| both(head, &|entry| entry.attributes.mode == 0o600));
+}
+
+/// Counts warnings.
+#[derive(Clone, Default)]
+struct Warnings(Arc<std::sync::atomic::AtomicU64>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_folder_that_is_gone_is_told_once_and_may_come_back() {
+    let lab = Lab::new();
+    let root = lab.path("root");
+    lab.write("root/d/f", "one");
+    let shares = lab.open(SharesOptions { rescan: Duration::from_millis(20), ..live() });
+    let manifest = crate::workspace::Manifest::load_or_create(&root, None).unwrap();
+    let kept = fs::read(root.join("workspace.yaml")).unwrap();
+    let held = shares.engine().hold.write().unwrap();
+    let (share, publisher) =
+        publisher::Publisher::start(shares.engine(), root.clone(), manifest, Access::Ask).unwrap();
+    let warnings = Warnings::default();
+    let told = || warnings.0.load(Ordering::Relaxed);
+    let subscriber = warnings.clone();
+    let thread =
+        std::thread::spawn(move || tracing::subscriber::with_default(subscriber, || publisher.run()));
+    // Hashing fails while the folder is gone, and asks for looks.
+    fs::rename(&root, lab.path("away")).unwrap();
+    drop(held);
+    poll(|| told() > 0);
+    let looks = share.engine.looks.load(Ordering::Relaxed);
+    poll(|| share.engine.looks.load(Ordering::Relaxed) > looks + 10);
+    assert_eq!(told(), 1);
+    assert!(!paths(&share, share.head().root).is_empty(), "the last state stays");
+    lab.write("root/d/g", "two");
+    fs::write(root.join("workspace.yaml"), kept).unwrap();
+    wait(&share, |head| !head.provisional && paths(&share, head.root) == ["d", "d/g", "workspace.yaml"]);
+    fs::remove_dir_all(&root).unwrap();
+    poll(|| told() > 1);
+    share.tell(publisher::Message::Stop);
+    thread.join().unwrap();
 }
 
 #[test]

@@ -82,8 +82,11 @@ impl Model {
                 }
                 ItemKind::Link(target) => Kind::Link(target.clone()),
             };
-            let link =
-                item.link().and_then(|inode| *groups.entry(inode).or_insert_with(|| self.group(inode)));
+            // Only files are published as groups, but a new name of a symbolic link changes the others' versions too.
+            let link = item
+                .link()
+                .filter(|_| matches!(kind, Kind::File { .. }))
+                .and_then(|inode| *groups.entry(inode).or_insert_with(|| self.group(inode)));
             Some(Entry {
                 name: item.name.clone(),
                 attributes: Attributes { mode, owner, modified, token, link },
