@@ -223,6 +223,22 @@ fn files_are_read_and_shown_as_their_owner_has_them() {
 }
 
 #[test]
+fn owners_keep_their_meaning() {
+    let mut bench = Bench::new();
+    let owned = |name, owner| {
+        let mut entry = bench.memory.file(name, 1, "x");
+        entry.attributes.owner = owner;
+        entry
+    };
+    let entries = [owned("other", Owner::Other), owned("root", Owner::Root), owned("sharer", Owner::Sharer)];
+    bench.show(&entries);
+    for (name, uid, gid) in [("sharer", 1000, 100), ("root", 0, 0), ("other", 65534, 65534)] {
+        let attr = bench.walk(&format!("ann/lab/{name}")).unwrap();
+        assert_eq!((attr.uid, attr.gid), (uid, gid), "{name}");
+    }
+}
+
+#[test]
 fn numbers_survive_forgetting_and_no_two_files_share_one() {
     let mut bench = Bench::new();
     let entries: Vec<_> = ["a", "b", "c"].map(|name| bench.memory.file(name, 9, "same content")).into();

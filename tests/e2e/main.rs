@@ -16,6 +16,7 @@ mod edit;
 mod failure;
 mod launch;
 mod laziness;
+mod network;
 mod plain_user;
 mod security;
 mod semantics;

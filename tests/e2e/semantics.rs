@@ -275,3 +275,29 @@ fn case_12_modes_run_as_on_the_owners_machine() {
     assert_eq!(run(&seen.join("shell-644")), Err(Some(libc::EACCES)));
     assert_eq!(run(&seen.join("script")), Ok(Some(9)));
 }
+
+#[test]
+fn attributes_tell_the_snapshot_and_the_digest_and_statfs_the_size() {
+    let Some(bed) = Bed::new() else { return };
+    let folder = bed.workspace("lab");
+    fs::write(folder.join("f"), "content").unwrap();
+    let view = bed.share(&folder);
+    let attribute = |path: &Path, name: &str| {
+        let mut value = [0; 256];
+        let length = rustix::fs::getxattr(path, name, &mut value)?;
+        Ok(String::from_utf8(value[..length].to_vec()).unwrap())
+    };
+    let snapshot = bed.owner().snapshot("owner", "lab").unwrap();
+    assert_eq!(attribute(&view, "user.twinshare.snapshot"), Ok(snapshot.clone()));
+    assert_eq!(attribute(&view, "user.twinshare.digest"), Ok(snapshot));
+    // The BLAKE3 of "content", from another implementation.
+    let digest = "3fba5250be9ac259c56e7250c526bc83bacb4be825f2799d3d59e5b4878dd74e";
+    assert_eq!(attribute(&view.join("f"), "user.twinshare.digest"), Ok(digest.to_owned()));
+    assert_eq!(attribute(&view.join("f"), "user.other"), Err(rustix::io::Errno::NODATA));
+
+    let space = rustix::fs::statvfs(&view).unwrap();
+    assert!(space.f_blocks * space.f_frsize >= 7, "{} blocks", space.f_blocks);
+    assert_eq!(space.f_bavail, 0);
+    let written = fs::write(view.join("f"), "other").unwrap_err();
+    assert_eq!(rustix::io::Errno::from_io_error(&written), Some(rustix::io::Errno::ROFS));
+}
