@@ -12,7 +12,7 @@ use super::{
     job::Budget,
     lane::Lane,
     readahead::Readahead,
-    source::{FileContent, Source, SourceError},
+    source::{FileContent, Nearby, Source, SourceError},
 };
 use crate::{
     blob::{Blob, GROUP},
@@ -103,6 +103,7 @@ impl Fetcher {
         blob: &Blob,
         offset: u64,
         length: u32,
+        nearby: Nearby<'_>,
     ) -> Result<Bytes, SourceError> {
         let end = offset.checked_add(length.into()).filter(|end| *end <= blob.size);
         let Some(end) = end else {
@@ -129,7 +130,11 @@ impl Fetcher {
                 lane.slice(*blob, blob.touched(offset, end), anew)
             };
             // Asked for after the demand, so that it doesn't come before it.
-            self.read_ahead(workspace, blob, offset, end);
+            if blob.is_whole() {
+                lane.along(nearby());
+            } else {
+                self.read_ahead(workspace, blob, offset, end);
+            }
             let pieces = ticket.wait().await?;
             if self.assemble(blob, offset, &pieces, &mut buffer) {
                 return Ok(buffer.freeze());
@@ -229,10 +234,11 @@ impl Source for Fetcher {
         content: &'a FileContent,
         offset: u64,
         length: u32,
+        nearby: Nearby<'a>,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>> {
         match content {
             FileContent::Blob(blob) => {
-                self.within(workspace, self.read_blob(workspace, blob, offset, length)).boxed()
+                self.within(workspace, self.read_blob(workspace, blob, offset, length, nearby)).boxed()
             }
             FileContent::Pending { path, token } => {
                 self.within(workspace, self.read_pending(workspace, path, *token, offset, length)).boxed()

@@ -107,7 +107,11 @@ impl Lane {
         let mut state = self.state();
         let mut ticket = Ticket::default();
         match state.open.whole.get(&want) {
-            Some(job) => ticket.add(job),
+            Some(job) => {
+                let job = job.clone();
+                ticket.add(&job);
+                state.promote(&job, Class::Demand);
+            }
             None => {
                 let job = Job::new(want.clone(), anew, None);
                 ticket.add(&job);
@@ -117,6 +121,26 @@ impl Lane {
         }
         self.start(&mut state);
         ticket
+    }
+
+    /// Queues those of some small blobs that aren't held, behind all that somebody waits for and as far as the budget goes.
+    pub(super) fn along(self: &Arc<Self>, blobs: Vec<Blob>) {
+        if self.late.load(Ordering::Relaxed) {
+            return;
+        }
+        let lacking = |blob: &Blob| self.store.held(blob).is_ok_and(|held| held.is_empty());
+        let lacking: Vec<Blob> = blobs.into_iter().filter(lacking).collect();
+        let mut state = self.state();
+        for want in lacking.into_iter().map(Want::Blob) {
+            if state.open.whole.contains_key(&want) {
+                continue;
+            }
+            let Some(reserved) = self.ahead.reserve(want.cost()) else { break };
+            let job = Job::new(want.clone(), false, Some(reserved));
+            state.open.whole.insert(want, job.clone());
+            state.readahead.push_back(job);
+        }
+        self.start(&mut state);
     }
 
     /// Queues what is missing of `groups` unless that has been done, and gives what to wait for; with `anew` all of them
@@ -182,7 +206,7 @@ impl Lane {
     /// Starts another request if there is something to ask and room for it.
     fn start(self: &Arc<Self>, state: &mut State) {
         while state.requests < REQUESTS
-            && let Some(batch) = state.next_batch()
+            && let Some(batch) = state.next_batch(state.requests + 1 < REQUESTS)
         {
             state.requests += 1;
             tokio::spawn(self.clone().run(batch));
@@ -199,7 +223,8 @@ impl Lane {
                 }
             }
             let mut state = self.state();
-            match state.next_batch() {
+            let ahead = state.requests < REQUESTS;
+            match state.next_batch(ahead) {
                 Some(next) => batch = next,
                 None => {
                     state.requests -= 1;
@@ -332,12 +357,13 @@ impl State {
     }
 
     /// What the next request asks for: all demand that fits, then readahead. What came in another answer, and demand
-    /// that nobody waits for any more, is left out.
-    fn next_batch(&mut self) -> Option<Vec<Arc<Job>>> {
+    /// that nobody waits for any more, is left out. Without `ahead` only demand: the last request is kept for it.
+    fn next_batch(&mut self, ahead: bool) -> Option<Vec<Arc<Job>>> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         for (queue, class) in [(&mut self.demand, Class::Demand), (&mut self.readahead, Class::Readahead)] {
-            while batch.len() < REQUEST_PIECES
+            while (ahead || class == Class::Demand)
+                && batch.len() < REQUEST_PIECES
                 && let Some(job) = queue.front()
             {
                 let wanted = job.is_open() && (class == Class::Readahead || job.is_awaited());

@@ -57,6 +57,9 @@ pub enum FileContent {
     },
 }
 
+/// Tells small blobs that will probably be wanted soon, most likely first; asked only when something must be fetched.
+pub type Nearby<'a> = &'a (dyn Fn() -> Vec<Blob> + Sync);
+
 /// Where the view gets its content. Futures are ready at once when what they need is local.
 pub trait Source: Send + Sync {
     /// The tree object `digest` of `workspace`.
@@ -66,13 +69,15 @@ pub trait Source: Send + Sync {
         digest: &'a Digest,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>>;
 
-    /// Exactly `length` bytes of `content` from `offset`; the range lies within the content.
+    /// Exactly `length` bytes of `content` from `offset`; the range lies within the content. When a small blob has to be
+    /// fetched, what is `nearby` may be fetched along.
     fn read<'a>(
         &'a self,
         workspace: &'a WorkspaceId,
         content: &'a FileContent,
         offset: u64,
         length: u32,
+        nearby: Nearby<'a>,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>>;
 
     /// Somebody wanted to see a workspace that its owner hasn't opened to this node: ask the owner.

@@ -213,7 +213,7 @@ fn blob(bytes: &[u8]) -> FileContent {
 }
 
 async fn read(fetcher: &Fetcher, bytes: &[u8], offset: usize, length: usize) -> Result<(), SourceError> {
-    let got = fetcher.read(&ID, &blob(bytes), offset as u64, length as u32).await?;
+    let got = fetcher.read(&ID, &blob(bytes), offset as u64, length as u32, &Vec::new).await?;
     assert_eq!(got, bytes[offset..offset + length]);
     Ok(())
 }
@@ -232,7 +232,7 @@ async fn a_read_brings_what_it_touches_and_is_local_the_second_time() {
     assert!(read(&fetcher, &small, 0, 1000).now_or_never().is_some(), "local reads don't wait");
     assert!(read(&fetcher, &large, 1_000_000, 4096).now_or_never().is_some());
     assert_eq!(owner.requests(), 2);
-    let beyond = fetcher.read(&ID, &blob(&small), 999, 2).await;
+    let beyond = fetcher.read(&ID, &blob(&small), 999, 2, &Vec::new).await;
     assert!(matches!(beyond, Err(SourceError::Failed(_))));
 }
 
@@ -325,7 +325,7 @@ async fn pending_files_come_from_the_owner() {
     let owner = Owner::new(&[]);
     let (fetcher, _) = fetcher(&[&owner]);
     let content = FileContent::Pending { path: vec![Name::new(&b"f"[..]).unwrap()], token: 5 };
-    assert_eq!(fetcher.read(&ID, &content, 4, 6).await.unwrap(), "hashed");
+    assert_eq!(fetcher.read(&ID, &content, 4, 6, &Vec::new).await.unwrap(), "hashed");
 }
 
 #[tokio::test]
@@ -341,7 +341,7 @@ async fn a_pending_file_fails_with_the_reason_given() {
     ] {
         let owner = Owner::with_mood(&[], mood);
         let (fetcher, _) = fetcher(&[&owner]);
-        assert_eq!(fetcher.read(&ID, &content, 4, 6).await, Err(error));
+        assert_eq!(fetcher.read(&ID, &content, 4, 6, &Vec::new).await, Err(error));
     }
     assert!(matches!(Refused::Failed.into(), SourceError::Failed(_)));
 }
@@ -612,4 +612,50 @@ async fn a_slow_disk_holds_up_nothing_else() {
     assert!((&mut slow).now_or_never().is_none());
     drop(hold);
     slow.await.unwrap();
+}
+
+#[tokio::test]
+async fn small_files_nearby_come_along_behind_the_one_that_is_read() {
+    let small: Vec<_> = (0..20).map(|seed| sample(1000, seed)).collect();
+    let owner = Owner::new(&small);
+    let (fetcher, store) = fetcher(&[&owner]);
+    let blobs: Vec<_> =
+        small.iter().map(|bytes| Blob { digest: Digest::of(bytes), size: bytes.len() as u64 }).collect();
+    let nearby = || blobs[1..].to_vec();
+    fetcher.read(&ID, &FileContent::Blob(blobs[0]), 0, 1000, &nearby).await.unwrap();
+    while blobs.iter().any(|blob| store.held(blob).unwrap().is_empty()) {
+        tokio::task::yield_now().await;
+    }
+    let asked = owner.asked.lock().unwrap().clone();
+    assert_eq!(asked[0], Want::Blob(blobs[0]), "the one that is waited for comes first");
+    assert_eq!(asked.len(), 20, "each once");
+    assert!(owner.requests() <= 3, "{} requests for 20 files", owner.requests());
+
+    // A local read asks for nothing, not even what would be nearby.
+    let never = || -> Vec<Blob> { panic!("asked although nothing is fetched") };
+    fetcher.read(&ID, &FileContent::Blob(blobs[5]), 0, 1000, &never).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_comes_along_is_taken_over_by_who_waits_for_it() {
+    let small: Vec<_> = (0..3).map(|seed| sample(1000, seed)).collect();
+    let owner = Owner::new(&small);
+    owner.gate.forget_permits(Semaphore::MAX_PERMITS);
+    let (fetcher, _) = fetcher(&[&owner]);
+    let blobs: Vec<_> =
+        small.iter().map(|bytes| Blob { digest: Digest::of(bytes), size: bytes.len() as u64 }).collect();
+    let nearby = || blobs[1..].to_vec();
+    let first = FileContent::Blob(blobs[0]);
+    let second = FileContent::Blob(blobs[1]);
+    let both =
+        join_all([fetcher.read(&ID, &first, 0, 1000, &nearby), fetcher.read(&ID, &second, 0, 1000, &nearby)]);
+    let (results, ()) = tokio::join!(both, async {
+        while owner.requests() < 2 {
+            tokio::task::yield_now().await;
+        }
+        owner.gate.add_permits(100);
+    });
+    assert!(results.into_iter().all(|result| result.is_ok()));
+    let asked = owner.asked.lock().unwrap().clone();
+    assert_eq!(asked.iter().filter(|want| **want == Want::Blob(blobs[1])).count(), 1, "{asked:?}");
 }

@@ -62,6 +62,14 @@ impl Folder {
         self.entries.get(position)
     }
 
+    /// The other entries, first those behind `name`, then from the start.
+    pub(super) fn near(&self, name: &[u8]) -> impl Iterator<Item = &Entry> {
+        let position = self.entries.partition_point(|entry| entry.name.as_bytes() < name);
+        let (before, from) = self.entries.split_at(position);
+        let behind = from.iter().skip_while(move |entry| entry.name.as_bytes() == name);
+        behind.chain(before)
+    }
+
     /// The entries behind `cookie`, each with its own.
     pub(super) fn after(&self, cookie: Cookie) -> impl Iterator<Item = (Cookie, &Entry)> {
         let start = self.order.partition_point(|(position, _)| *position <= cookie);

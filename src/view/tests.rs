@@ -11,6 +11,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use super::*;
 use crate::{
     blob::{ReadAt, SparseView},
+    fetch::Nearby,
     tree::{Attributes, Entry, HardLink, Owner, Totals, TreeSink, write_folder},
     types::{Timestamp, WorkspaceName},
 };
@@ -23,6 +24,7 @@ struct Memory {
     pending: Mutex<HashMap<String, (u64, Vec<u8>)>>,
     knocks: Mutex<Vec<WorkspaceId>>,
     reads: Mutex<Vec<(u64, u32)>>,
+    nearby: Mutex<Vec<Blob>>,
 }
 
 impl TreeSink for Memory {
@@ -50,7 +52,9 @@ impl Source for Memory {
         content: &'a FileContent,
         offset: u64,
         length: u32,
+        nearby: Nearby<'a>,
     ) -> BoxFuture<'a, std::result::Result<Bytes, SourceError>> {
+        *self.nearby.lock().unwrap() = nearby();
         self.reads.lock().unwrap().push((offset, length));
         let bytes = match content {
             FileContent::Blob(blob) => self.blobs.lock().unwrap().get(&blob.digest).cloned(),
@@ -220,6 +224,27 @@ fn files_are_read_and_shown_as_their_owner_has_them() {
     assert_eq!(target, b"/m/.outside/ann/etc/passwd");
     assert_eq!(link.size, target.len() as u64);
     assert_eq!(bench.cat(bench.walk("ann/lab/d").unwrap().ino), Err(ViewError::IsFolder));
+}
+
+#[test]
+fn a_read_tells_of_small_files_nearby() {
+    let mut bench = Bench::new();
+    let content = |size: usize| "x".repeat(size);
+    let big = bench.memory.file("b-big", 1, &content(100_000));
+    let mut entries = vec![bench.memory.file("a", 1, "1"), big, bench.memory.file("c", 1, "333")];
+    entries.extend([bench.memory.file("d", 1, "4444"), bench.memory.file("e-empty", 1, "")]);
+    bench.show(&entries);
+    let sizes = |bench: &Bench, name: &str| {
+        bench.cat(bench.walk(&format!("ann/lab/{name}")).unwrap().ino).unwrap();
+        bench.memory.nearby.lock().unwrap().iter().map(|blob| blob.size).collect::<Vec<_>>()
+    };
+    // Those behind it first, then from the start; no large and no empty ones.
+    assert_eq!(sizes(&bench, "c"), [4, 1]);
+    assert_eq!(sizes(&bench, "a"), [3, 4]);
+    let many: Vec<_> =
+        (10..99).map(|i| bench.memory.file(&format!("f{i}"), 1, &content(60_000 + i))).collect();
+    bench.show(&many);
+    assert_eq!(sizes(&bench, "f50").len(), 8, "not more than half a megabyte");
 }
 
 #[test]
