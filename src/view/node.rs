@@ -134,9 +134,14 @@ impl NodeKind {
     }
 
     pub(super) fn ino(&self) -> Ino {
+        self.numbered(self.identity())
+    }
+
+    /// The number that goes with its identity, which the caller has hashed already.
+    fn numbered(&self, identity: PathHash) -> Ino {
         match self {
             Self::Root => Ino::ROOT,
-            kind => Ino(kind.identity().number()),
+            _ => Ino(identity.number()),
         }
     }
 }
@@ -216,8 +221,8 @@ impl Table {
 
     /// The number and node that a child has or would have. Nothing is counted yet.
     pub(super) fn preview(&self, parent: Ino, name: Name, kind: NodeKind) -> (Ino, Arc<Node>) {
-        let mut ino = kind.ino();
         let identity = kind.identity();
+        let mut ino = kind.numbered(identity);
         // Two identities with one number: 2^-64 by chance. The later comer takes the next free one.
         while let Some(known) = self.nodes.get(&ino)
             && known.node.kind.identity() != identity
