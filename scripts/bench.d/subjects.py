@@ -98,6 +98,7 @@ class Twinshare(Subject):
     def prepare(self):
         """Shares the tree once; what the node keeps of that is put back for every guest."""
         self.detach()
+        shutil.rmtree(self.owner, ignore_errors=True)
         self.owner.mkdir(parents=True)
         self._cli("owner", self.owner, "up", "--name", "owner")
         self._cli("owner", self.owner, "share", self.bed.tree, "--name", "bench", "--access", "public", "--wait")

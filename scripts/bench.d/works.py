@@ -124,7 +124,8 @@ class Works:
 
     def _w4(self, subject):
         def grep():
-            done = subprocess.run(["grep", "--recursive", "class ", tree / self.package], stdout=subprocess.PIPE)
+            done = subprocess.run(["grep", "--recursive", "class ", tree / self.package],
+                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             if not done.stdout:
                 raise Failure("grep found nothing")
 
