@@ -11,7 +11,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 
 # How long anything may take before the benchmark gives up on it, in seconds.
-PATIENCE = 120
+PATIENCE = 60
 
 
 class Failure(Exception):

@@ -142,7 +142,6 @@ class Nydus(Peer):
     def __init__(self, bed, tools):
         super().__init__(bed, tools)
         self.image = bed.work / "nydus.image"
-        self.daemon = None
 
     def install(self):
         if self.missing():
@@ -188,7 +187,7 @@ class Nydus(Peer):
         }))
         self.bed.start(
             "guest", self.program("nydusd"), "--config", self.cache / "config", "--mountpoint", self.mount,
-            "--bootstrap", bootstrap, "--log-level", "error",
+            "--bootstrap", bootstrap, "--log-level", "error", "--rlimit-nofile", "0",
         )
 
 

@@ -83,8 +83,8 @@ class Works:
         def find():
             listed = subprocess.run(["find", tree, "-printf", "%s %m\\n"], check=True, stdout=subprocess.PIPE).stdout
             count = listed.count(b"\n")
-            # A copy lacks the large files, and its tool may add a file of its own.
-            if abs(count - self.entries) > 10:
+            # Some tools add files of their own; rclone 1.60 lists the files of large folders twice.
+            if count < self.entries:
                 raise Failure(f"find listed {count} entries, not {self.entries}")
 
         self._fresh(subject, "code", "venv")
