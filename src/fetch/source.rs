@@ -66,17 +66,6 @@ pub trait Surroundings: Sync {
     fn nearby(&self) -> Vec<Blob>;
 }
 
-/// A file of which nothing more is known.
-impl Surroundings for () {
-    fn path(&self) -> Option<Vec<Name>> {
-        None
-    }
-
-    fn nearby(&self) -> Vec<Blob> {
-        Vec::new()
-    }
-}
-
 /// Where the view gets its content. Futures are ready at once when what they need is local.
 pub trait Source: Send + Sync {
     /// The tree object `digest` of `workspace`.
