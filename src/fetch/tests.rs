@@ -246,7 +246,7 @@ async fn what_comes_is_noted_for_its_workspace_alone() {
     read(&fetcher, &large, 0, 1).await.unwrap();
     fetcher.tree(&ID, &Digest::of(&tree)).await.unwrap();
     // What is held already doesn't come: the other workspace's owner may know no more than its digest.
-    fetcher.read(&other, &blob(&small), 0, 1, &Vec::new).await.unwrap();
+    fetcher.read(&other, &blob(&small), 0, 1, &()).await.unwrap();
     for content in [&small, &large, &tree] {
         assert!(store.belongs(&ID, &Digest::of(content)).unwrap());
         assert!(!store.belongs(&other, &Digest::of(content)).unwrap());

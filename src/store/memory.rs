@@ -5,7 +5,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{PruneStore, ReadStore, StoreError, WriteStore, lock, whole_as_slice};
+use super::{Pin, PruneStore, ReadStore, StoreError, Usage, WriteStore, lock, whole_as_slice};
 use crate::{
     blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice},
     types::{Digest, PathKey, WorkspaceId},
@@ -24,6 +24,20 @@ struct Content {
     large: HashMap<Blob, BTreeMap<u64, Bytes>>,
     notes: HashSet<(WorkspaceId, Digest)>,
     paths: HashMap<(WorkspaceId, PathKey), Blob>,
+    /// With the round in which each was last laid on the content.
+    pins: HashMap<(Digest, Pin), u64>,
+}
+
+impl Content {
+    fn is_pinned(&self, digest: &Digest) -> bool {
+        self.pins.keys().any(|(pinned, _)| pinned == digest)
+    }
+
+    fn size(&self, digest: &Digest) -> u64 {
+        let whole = [self.trees.get(digest), self.blobs.get(digest)].into_iter().flatten();
+        let large = self.large.iter().filter(|(blob, _)| blob.digest == *digest);
+        whole.chain(large.flat_map(|(_, groups)| groups.values())).map(|bytes| bytes.len() as u64).sum()
+    }
 }
 
 impl MemoryStore {
@@ -136,6 +150,37 @@ impl PruneStore for MemoryStore {
         all.map(|bytes| bytes.len() as u64).sum()
     }
 
+    fn usage(&self) -> Result<Usage, StoreError> {
+        let content = lock(&self.content);
+        let mut usage = Usage::default();
+        for (workspace, digest) in &content.notes {
+            *usage.workspaces.entry(*workspace).or_default() += content.size(digest);
+        }
+        let pinned: HashSet<&Digest> = content.pins.keys().map(|(digest, _)| digest).collect();
+        usage.pinned = pinned.into_iter().map(|digest| content.size(digest)).sum();
+        Ok(usage)
+    }
+
+    fn pin(&self, pin: &Pin, round: u64, digests: &[Digest]) -> Result<(), StoreError> {
+        let laid = digests.iter().map(|digest| ((*digest, *pin), round));
+        lock(&self.content).pins.extend(laid);
+        Ok(())
+    }
+
+    fn lift(&self, pin: &Pin, round: u64) -> Result<(), StoreError> {
+        lock(&self.content).pins.retain(|(_, laid), last| laid != pin || *last >= round);
+        Ok(())
+    }
+
+    fn clear(&self, workspace: &WorkspaceId) -> Result<(), StoreError> {
+        let content = lock(&self.content);
+        let alone = |digest: &Digest| content.notes.iter().filter(|(_, noted)| noted == digest).count() == 1;
+        let ours = content.notes.iter().filter(|(noted, _)| noted == workspace).map(|(_, digest)| *digest);
+        let gone: Vec<Digest> = ours.filter(|digest| alone(digest) && !content.is_pinned(digest)).collect();
+        drop(content);
+        gone.iter().try_for_each(|digest| self.remove(digest))
+    }
+
     fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
         let mut content = lock(&self.content);
         content.trees.remove(digest);
@@ -150,9 +195,9 @@ impl PruneStore for MemoryStore {
     fn evict_to(&self, bytes: u64) -> Result<(), StoreError> {
         while self.used() > bytes {
             let content = lock(&self.content);
-            let blob =
-                content.large.keys().map(|blob| blob.digest).chain(content.blobs.keys().copied()).next();
-            let Some(next) = blob.or_else(|| content.trees.keys().next().copied()) else { break };
+            let large = content.large.keys().map(|blob| blob.digest);
+            let mut order = large.chain(content.blobs.keys().copied()).chain(content.trees.keys().copied());
+            let Some(next) = order.find(|digest| !content.is_pinned(digest)) else { break };
             drop(content);
             self.remove(&next)?;
         }

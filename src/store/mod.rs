@@ -9,6 +9,7 @@ mod fault;
 mod memory;
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -100,15 +101,46 @@ pub trait WriteStore: ReadStore {
     fn flush(&self) -> Result<(), StoreError>;
 }
 
+/// What content is kept for, whatever else goes: a workspace, or what lies at a path within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pin {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The path within it.
+    pub path: PathKey,
+}
+
+/// What content takes, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// What pins keep.
+    pub pinned: u64,
+    /// What came for each workspace; what came for several counts for each of them.
+    pub workspaces: HashMap<WorkspaceId, u64>,
+}
+
 /// What can be made smaller.
 pub trait PruneStore: WriteStore {
     /// Bytes that the content takes.
     fn used(&self) -> u64;
 
+    /// What takes how much. It goes through everything that is held.
+    fn usage(&self) -> Result<Usage, StoreError>;
+
+    /// Lays a pin on content of these digests, whether it's held yet or not: it is never evicted. `round` only grows.
+    fn pin(&self, pin: &Pin, round: u64, digests: &[Digest]) -> Result<(), StoreError>;
+
+    /// Lifts a pin from all content on which it wasn't laid in `round` or later.
+    fn lift(&self, pin: &Pin, round: u64) -> Result<(), StoreError>;
+
+    /// Forgets what came for this workspace alone, and isn't pinned.
+    fn clear(&self, workspace: &WorkspaceId) -> Result<(), StoreError>;
+
     /// Forgets everything that the digest names, tree or blob, and frees its space.
     fn remove(&self, digest: &Digest) -> Result<(), StoreError>;
 
-    /// Forgets what was used least recently until at most `bytes` are used: whole blobs first, trees when nothing else is left.
+    /// Forgets what was used least recently until at most `bytes` are used: whole blobs first, trees when nothing else is left, what is
+    /// pinned never.
     fn evict_to(&self, bytes: u64) -> Result<(), StoreError>;
 }
 

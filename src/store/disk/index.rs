@@ -5,47 +5,37 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::{
+    notes::Notes,
     pack::{Kind, PackedKey, Place},
     pending::{Note, PathNote},
 };
 use crate::{
-    blob::{Blob, Groups},
-    store::{PATHS_MAX, StoreError},
+    blob::{Blob, GROUP, Groups},
+    store::StoreError,
     types::Digest,
 };
 
 /// Kind and digest.
-type PackedRowKey = (u8, &'static [u8; 32]);
+pub(super) type PackedRowKey = (u8, &'static [u8; 32]);
 /// Pack, offset, length, last use.
-type PackedRow = (u32, u64, u32, u64);
-const PACKED: TableDefinition<'static, PackedRowKey, PackedRow> = TableDefinition::new("packed");
+pub(super) type PackedRow = (u32, u64, u32, u64);
+pub(super) const PACKED: TableDefinition<'static, PackedRowKey, PackedRow> = TableDefinition::new("packed");
 
 /// Digest and size.
-type LargeRowKey = (&'static [u8; 32], u64);
+pub(super) type LargeRowKey = (&'static [u8; 32], u64);
 /// Last use, and the ranges of held groups.
-type LargeRowValue = (u64, Vec<(u64, u64)>);
-const LARGE: TableDefinition<'static, LargeRowKey, LargeRowValue> = TableDefinition::new("large");
-
-/// Digest and workspace: content, and as a part of which workspace it came.
-type NoteKey = (&'static [u8; 32], &'static [u8; 16]);
-/// The keys of the workspace's paths for which it came, one after the other.
-const NOTES: TableDefinition<'static, NoteKey, &[u8]> = TableDefinition::new("notes");
-
-/// Workspace and path.
-type PathRowKey = (&'static [u8; 16], &'static [u8; 16]);
-/// Digest and size of what came for it last.
-type PathRow = (&'static [u8; 32], u64);
-const PATHS: TableDefinition<'static, PathRowKey, PathRow> = TableDefinition::new("paths");
+pub(super) type LargeRowValue = (u64, Vec<(u64, u64)>);
+pub(super) const LARGE: TableDefinition<'static, LargeRowKey, LargeRowValue> = TableDefinition::new("large");
 
 /// The layout's version, and the clock of uses.
 const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 
 const VERSION: u64 = 2;
 
-/// The version without notes and paths, of which nothing else differs.
+/// The version without notes, paths and pins, of which nothing else differs.
 const VERSION_WITHOUT_NOTES: u64 = 1;
 
 /// The database's own cache, in bytes: the kernel caches its file anyway.
@@ -53,7 +43,7 @@ const CACHE: usize = 16 << 20;
 
 #[derive(Debug)]
 pub(super) struct Index {
-    database: Database,
+    pub(super) database: Database,
     path: PathBuf,
 }
 
@@ -77,6 +67,14 @@ pub(super) struct Changes<'a> {
     pub(super) notes: &'a [Note],
     pub(super) paths: &'a [(PathNote, Blob)],
     pub(super) clock: u64,
+}
+
+impl LargeRow {
+    /// Bytes of the groups that are held, about.
+    pub(super) fn bytes(&self) -> u64 {
+        let groups: u64 = self.held.boundaries().chunks_exact(2).map(|bounds| bounds[1] - bounds[0]).sum();
+        groups * GROUP
+    }
 }
 
 impl Index {
@@ -120,9 +118,7 @@ impl Index {
     fn mark_whole(&self) -> Result<(), redb::Error> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_quick_repair(true);
-        // A table that was never opened for writing can't be opened for reading.
-        transaction.open_table(NOTES)?;
-        transaction.open_table(PATHS)?;
+        Notes::open(&transaction)?;
         transaction.open_table(META)?.insert("version", VERSION)?;
         transaction.commit()?;
         Ok(())
@@ -130,7 +126,7 @@ impl Index {
 
     /// Does something with the database. When that shows the file to be damaged, the file is deleted (it goes on
     /// existing while it is open), so that the next start rebuilds it.
-    fn attempt<T>(
+    pub(super) fn attempt<T>(
         &self,
         doing: &'static str,
         work: impl FnOnce() -> Result<T, redb::Error>,
@@ -185,26 +181,6 @@ impl Index {
         self.attempt("be read", read)
     }
 
-    pub(super) fn is_noted(&self, (digest, workspace): &Note) -> Result<bool, StoreError> {
-        let read = || -> Result<_, redb::Error> {
-            let table = self.database.begin_read()?.open_table(NOTES)?;
-            Ok(table.get((digest.as_bytes(), workspace.as_bytes()))?.is_some())
-        };
-        self.attempt("be read", read)
-    }
-
-    /// The blob that came last for a path.
-    pub(super) fn at(&self, (workspace, path): &PathNote) -> Result<Option<Blob>, StoreError> {
-        let read = || -> Result<_, redb::Error> {
-            let table = self.database.begin_read()?.open_table(PATHS)?;
-            Ok(table.get((workspace.as_bytes(), path.as_bytes()))?.map(|row| {
-                let (digest, size) = row.value();
-                Blob { digest: Digest::from_bytes(*digest), size }
-            }))
-        };
-        self.attempt("be read", read)
-    }
-
     /// Calls `each` for every packed piece.
     pub(super) fn each_packed(&self, mut each: impl FnMut(PackedKey, Place, u64)) -> Result<(), StoreError> {
         let read = || -> Result<(), redb::Error> {
@@ -242,8 +218,7 @@ impl Index {
             transaction.set_quick_repair(true);
             {
                 let mut packed = transaction.open_table(PACKED)?;
-                let mut notes =
-                    Notes { notes: transaction.open_table(NOTES)?, paths: transaction.open_table(PATHS)? };
+                let mut notes = Notes::open(&transaction)?;
                 for (key, change) in changes.packed {
                     let row = (key.kind as u8, key.digest.as_bytes());
                     match change {
@@ -300,53 +275,6 @@ impl Index {
     }
 }
 
-/// The tables about what came for whom. There's a path only for content that is noted, and a note only for what is held.
-struct Notes<'a> {
-    notes: Table<'a, NoteKey, &'static [u8]>,
-    paths: Table<'a, PathRowKey, PathRow>,
-}
-
-impl Notes<'_> {
-    fn add(&mut self, (digest, workspace): &Note) -> Result<(), redb::Error> {
-        let key = (digest.as_bytes(), workspace.as_bytes());
-        if self.notes.get(key)?.is_none() {
-            self.notes.insert(key, [].as_slice())?;
-        }
-        Ok(())
-    }
-
-    fn add_path(&mut self, (workspace, path): &PathNote, blob: &Blob) -> Result<(), redb::Error> {
-        let key = (blob.digest.as_bytes(), workspace.as_bytes());
-        let Some(mut known) = self.notes.get(key)?.map(|row| row.value().to_vec()) else { return Ok(()) };
-        if !known.chunks(path.as_bytes().len()).any(|known| known == path.as_bytes()) {
-            if known.len() == PATHS_MAX * path.as_bytes().len() {
-                return Ok(());
-            }
-            known.extend_from_slice(path.as_bytes());
-            self.notes.insert(key, known.as_slice())?;
-        }
-        self.paths.insert((workspace.as_bytes(), path.as_bytes()), (blob.digest.as_bytes(), blob.size))?;
-        Ok(())
-    }
-
-    /// Removes all about the content.
-    fn forget(&mut self, digest: &Digest) -> Result<(), redb::Error> {
-        let digest = digest.as_bytes();
-        for row in self.notes.extract_from_if((digest, &[0; 16])..=(digest, &[u8::MAX; 16]), |_, _| true)? {
-            let (key, known) = row?;
-            let (_, workspace) = key.value();
-            for path in known.value().chunks_exact(16).filter_map(|path| path.try_into().ok()) {
-                let key = (workspace, path);
-                // Other content may have come for it since.
-                if self.paths.get(key)?.is_some_and(|row| row.value().0 == digest) {
-                    self.paths.remove(key)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 /// redb panics at pages that it can't parse.
 fn catch<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
     // What a panic may leave half done is the database's, which refuses further work then, and is rebuilt.
@@ -354,7 +282,7 @@ fn catch<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Er
     caught.unwrap_or_else(|_| Err(redb::Error::Corrupted("a page can't be parsed".into())))
 }
 
-fn row_of((last_use, bounds): (u64, Vec<(u64, u64)>)) -> LargeRow {
+pub(super) fn row_of((last_use, bounds): (u64, Vec<(u64, u64)>)) -> LargeRow {
     let mut held = Groups::empty();
     for (start, end) in bounds.into_iter().filter(|(start, end)| start < end) {
         held |= Groups::from(start..end);

@@ -8,6 +8,7 @@ mod evict;
 mod files;
 mod index;
 mod large;
+mod notes;
 mod open;
 mod pack;
 mod pending;
@@ -36,7 +37,7 @@ use self::{
     pack::{Kind, PackedKey, Packer, Place, record_length},
     pending::{Batch, Pending},
 };
-use super::{PruneStore, ReadStore, StoreError, WriteStore, lock, whole_as_slice};
+use super::{Pin, PruneStore, ReadStore, StoreError, Usage, WriteStore, lock, whole_as_slice};
 use crate::{
     blob::{Blob, Groups, VerifiedBlob, VerifiedSlice},
     types::{Digest, PathKey, WorkspaceId},
@@ -322,6 +323,27 @@ impl WriteStore for DiskStore {
 impl PruneStore for DiskStore {
     fn used(&self) -> u64 {
         self.disk.space.used()
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        self.disk.flush()?;
+        self.disk.index.usage()
+    }
+
+    fn pin(&self, pin: &Pin, round: u64, digests: &[Digest]) -> Result<(), StoreError> {
+        // In turn, so that an eviction under way doesn't take what is pinned now.
+        let _turn = lock(&self.disk.turn);
+        self.disk.index.pin(pin, round, digests)
+    }
+
+    fn lift(&self, pin: &Pin, round: u64) -> Result<(), StoreError> {
+        self.disk.index.lift(pin, round)?;
+        self.disk.space.note_lifted();
+        Ok(())
+    }
+
+    fn clear(&self, workspace: &WorkspaceId) -> Result<(), StoreError> {
+        self.disk.clear(&lock(&self.disk.turn), workspace)
     }
 
     fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
