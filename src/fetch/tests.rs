@@ -11,6 +11,8 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture, future::join_all};
 use tokio::sync::Semaphore;
 
+mod bulk;
+
 use super::{holder::Sink, *};
 use crate::{
     blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice, encode_slice, hash_bytes},
