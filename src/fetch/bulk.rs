@@ -91,6 +91,9 @@ impl Part {
 
 type Window = Vec<Part>;
 
+/// The parts of a window, and how it went with each.
+type Ended = Vec<(Part, Result<(), BulkError>)>;
+
 impl Fetcher {
     /// Fetches what isn't held of a path in a snapshot, its folders and all below it, behind whatever somebody waits for.
     ///
@@ -136,7 +139,7 @@ impl Fetcher {
     }
 
     /// Fetches what isn't held of some parts, and tells of each how it went.
-    async fn parts(&self, workspace: &WorkspaceId, window: Window) -> Vec<(Part, Result<(), BulkError>)> {
+    async fn parts(&self, workspace: &WorkspaceId, window: Window) -> Ended {
         let lane = self.lane(workspace);
         let queued: Vec<_> = window
             .into_iter()
@@ -178,7 +181,7 @@ struct Walk<'a> {
     folders: Vec<Digest>,
     window: Window,
     window_groups: u64,
-    under_way: FuturesUnordered<BoxFuture<'a, Vec<(Part, Result<(), BulkError>)>>>,
+    under_way: FuturesUnordered<BoxFuture<'a, Ended>>,
     progress: Progress,
 }
 
@@ -277,7 +280,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn count(&mut self, ended: Vec<(Part, Result<(), BulkError>)>) -> Result<(), BulkError> {
+    fn count(&mut self, ended: Ended) -> Result<(), BulkError> {
         for (part, result) in ended {
             match result {
                 Ok(()) => {
