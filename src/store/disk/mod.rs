@@ -93,6 +93,8 @@ impl DiskStore {
 
     fn open_with_delay(folder: &Path, limits: DiskLimits, delay: Duration) -> Result<Self, StoreError> {
         let (disk, lock) = Disk::open(folder, limits)?;
+        // The limit may have been higher before.
+        disk.evict(&self::lock(&disk.turn), limits.bytes)?;
         let disk = Arc::new(disk);
         let shared = disk.clone();
         let flusher = thread::Builder::new()
