@@ -163,12 +163,12 @@ impl Cache {
                 .with_remedy(format!("clear all of it: {}/{}", which.host, which.workspace)));
         }
         let workspace = self.mounted(which)?.id;
-        let pins = lock(&self.pins);
-        if let Some((path, _)) = pins.iter().find(|(_, kept)| kept.workspace == workspace) {
+        let pinned = |(path, kept): (&RawText, &Kept)| (kept.workspace == workspace).then(|| path.clone());
+        let pinned = lock(&self.pins).iter().find_map(pinned);
+        if let Some(path) = pinned {
             return Err(Problem::conflict(format!("{path} is pinned"))
                 .with_remedy(format!("`twinshare unpin {path}` first")));
         }
-        drop(pins);
         blocking(move || store.clear(&workspace)).await
     }
 
@@ -246,7 +246,7 @@ impl Cache {
     }
 
     /// The workspace of another host in which a path is.
-    fn mounted(&self, path: &FilePath) -> Result<Mounted, Problem> {
+    pub(crate) fn mounted(&self, path: &FilePath) -> Result<Mounted, Problem> {
         let listing = self.view.listing();
         let Some(host) = listing.hosts.get(&path.host) else {
             let others = listing.hosts.iter().filter(|(_, host)| host.places.values().any(is_remote));

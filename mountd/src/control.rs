@@ -273,6 +273,8 @@ impl Control for Node {
     }
 
     async fn pin(&self, path: FilePath) -> Result<Pin, Problem> {
+        // Said better than by a walk.
+        self.cache.mounted(&path)?;
         let mut walk = Walk { view: &self.view, looked_up: Vec::new() };
         walk.find(&names(&path)).await.map_err(|error| not_listed(&path, &error))?;
         self.cache.pin(&path).await

@@ -162,16 +162,15 @@ impl Client {
         mut each: impl FnMut(&PrefetchStep),
     ) -> Result<PrefetchStep, ClientError> {
         let mut answer = self.send(Method::POST, self.at("prefetches", path), NOTHING, None).await?;
-        let mut line = Vec::new();
-        while let Some(bytes) = answer.chunk().await.map_err(|error| self.unreachable(&error))? {
-            for byte in bytes {
-                if byte != b'\n' {
-                    line.push(byte);
-                    continue;
-                }
-                let step: PrefetchStep =
-                    serde_json::from_slice(&line).map_err(|error| self.broken(&error))?;
-                line.clear();
+        let mut unread = Vec::new();
+        loop {
+            let more = answer.chunk().await.map_err(|error| self.unreachable(&error))?;
+            // What ends the answer ends its last line too.
+            unread.extend_from_slice(more.as_deref().unwrap_or(b"\n"));
+            let end = unread.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+            let lines: Vec<u8> = unread.drain(..end).collect();
+            for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                let step: PrefetchStep = serde_json::from_slice(line).map_err(|error| self.broken(&error))?;
                 each(&step);
                 match step.problem {
                     Some(problem) => return Err(problem.into()),
@@ -179,8 +178,10 @@ impl Client {
                     None => {}
                 }
             }
+            if more.is_none() {
+                return Err(self.broken("it stopped in the middle"));
+            }
         }
-        Err(self.broken("it stopped in the middle"))
     }
 
     /// Keeps what is at a path complete and offline.

@@ -610,3 +610,17 @@ fn use_is_told_by_workspace_and_cleared_by_it() {
     store.clear(&lab).unwrap();
     assert!(store.held(&complete.blob).unwrap().is_empty());
 }
+
+#[test]
+fn a_smaller_limit_holds_from_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let samples = [1, 2, 3].map(|seed| Sample::new(700_000, seed));
+    for sample in &samples {
+        store.put_slice(&sample.all()).unwrap();
+    }
+    drop(store);
+    let store = open_limited(folder.path(), DiskLimits { bytes: 1 << 20, ..ROOMY });
+    assert!(store.used() <= 1 << 20 && on_disk(folder.path()) <= 1 << 20);
+    assert_eq!(read_all(&store, &samples[2].blob).unwrap(), samples[2].bytes, "the one used last");
+}
