@@ -4,6 +4,7 @@
 //! removal recorded before it is freed; nothing is returned that wasn't checked; no lock over more than one blob is
 //! held while content is read.
 
+mod ahead;
 mod evict;
 mod files;
 mod index;
@@ -30,6 +31,7 @@ use std::{
 use bytes::Bytes;
 
 use self::{
+    ahead::Ahead,
     evict::Space,
     files::{FileKey, Files, disk, lost},
     index::{Changes, Index},
@@ -72,6 +74,7 @@ struct Disk {
     folder: PathBuf,
     limits: DiskLimits,
     files: Files,
+    ahead: Ahead,
     index: Index,
     pending: Pending,
     space: Space,
@@ -199,7 +202,7 @@ impl Disk {
     fn packed(&self, key: PackedKey) -> Result<Option<Vec<u8>>, StoreError> {
         let mut place = self.place(&key)?;
         while let Some(tried) = place {
-            match tried.read(&self.files, &key.digest) {
+            match tried.read(&self.files, &self.ahead, &key.digest) {
                 Ok(Some(bytes)) => {
                     self.pending.touch(key, self.tick());
                     return Ok(Some(bytes));
