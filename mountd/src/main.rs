@@ -2,6 +2,7 @@
 //!
 //! `twinshare up` starts it; it reads no environment variable and no configuration of its own choice.
 
+mod cache;
 mod control;
 mod files;
 mod fuse;

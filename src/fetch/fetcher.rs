@@ -13,6 +13,7 @@ use super::{
     lane::Lane,
     readahead::Readahead,
     source::{FileContent, Source, SourceError, Surroundings},
+    tally::{Counts, Tally},
 };
 use crate::{
     blob::{Blob, GROUP},
@@ -50,16 +51,27 @@ pub struct Fetcher {
     lanes: Mutex<HashMap<WorkspaceId, Arc<Lane>>>,
     readahead: Mutex<Readahead>,
     ahead: Arc<Budget>,
+    tally: Arc<Tally>,
 }
 
 impl Fetcher {
     /// A fetcher into `store`. Its futures must be polled within a tokio runtime.
     pub fn new(store: Arc<dyn WriteStore>, holders: Arc<dyn Holders>, options: FetchOptions) -> Self {
         let (lanes, readahead) = (Mutex::default(), Mutex::new(Readahead::new()));
-        Self { store, holders, options, lanes, readahead, ahead: Budget::new(READAHEAD_BUDGET) }
+        let (ahead, tally) = (Budget::new(READAHEAD_BUDGET), Arc::default());
+        Self { store, holders, options, lanes, readahead, ahead, tally }
     }
 
-    fn lane(&self, workspace: &WorkspaceId) -> Arc<Lane> {
+    /// What was read and fetched since the start.
+    pub fn counts(&self) -> Counts {
+        self.tally.counts()
+    }
+
+    pub(super) fn store(&self) -> &dyn WriteStore {
+        &*self.store
+    }
+
+    pub(super) fn lane(&self, workspace: &WorkspaceId) -> Arc<Lane> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         if lanes.len() >= LANES && !lanes.contains_key(workspace) {
             // A lane with something under way is held by its requests.
@@ -67,7 +79,8 @@ impl Fetcher {
         }
         let new = || {
             let (store, holders) = (self.store.clone(), self.holders.clone());
-            Arc::new(Lane::new(*workspace, store, holders, self.options.deadline, self.ahead.clone()))
+            let (ahead, tally) = (self.ahead.clone(), self.tally.clone());
+            Arc::new(Lane::new(*workspace, store, holders, self.options.deadline, ahead, tally))
         };
         lanes.entry(*workspace).or_insert_with(new).clone()
     }
@@ -123,9 +136,13 @@ impl Fetcher {
             return Err(SourceError::Failed("a read beyond the end of the content".into()));
         };
         let mut buffer = BytesMut::zeroed(length as usize);
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let mut anew = false;
-            match self.store.read_at(blob, offset, &mut buffer) {
+            let held = self.store.read_at(blob, offset, &mut buffer);
+            if attempt == 0 {
+                self.tally.read(matches!(held, Ok(true)));
+            }
+            match held {
                 Ok(true) => {
                     self.read_ahead(workspace, blob, offset, end);
                     return Ok(buffer.freeze());

@@ -17,6 +17,7 @@ use super::{
     job::{Budget, Job, Ticket},
     keeping::Keeping,
     source::SourceError,
+    tally::Tally,
 };
 use crate::{
     blob::{Blob, Groups},
@@ -53,6 +54,8 @@ enum Class {
     Demand,
     /// Somebody will probably ask.
     Readahead,
+    /// Somebody waits whom it keeps from nothing.
+    Bulk,
 }
 
 /// What one workspace is fetching.
@@ -63,6 +66,7 @@ pub(super) struct Lane {
     /// How long somebody waits at most.
     deadline: Duration,
     ahead: Arc<Budget>,
+    tally: Arc<Tally>,
     /// Whether what was asked for last didn't come in time: then nothing is asked for ahead.
     late: AtomicBool,
     state: Mutex<State>,
@@ -72,6 +76,7 @@ pub(super) struct Lane {
 struct State {
     demand: VecDeque<Arc<Job>>,
     readahead: VecDeque<Arc<Job>>,
+    bulk: VecDeque<Arc<Job>>,
     open: Open,
     requests: usize,
 }
@@ -91,9 +96,10 @@ impl Lane {
         holders: Arc<dyn Holders>,
         deadline: Duration,
         ahead: Arc<Budget>,
+        tally: Arc<Tally>,
     ) -> Self {
         let (late, state) = (AtomicBool::new(false), Mutex::default());
-        Self { workspace, store, holders, deadline, ahead, late, state }
+        Self { workspace, store, holders, deadline, ahead, tally, late, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,19 +110,34 @@ impl Lane {
     /// Queues a tree object or small blob that the caller found lacking unless that has been done, and gives what to
     /// wait for; `anew` if it may be held but can't be read.
     pub(super) fn whole(self: &Arc<Self>, want: Want, anew: bool) -> Ticket {
+        self.queue_whole(want, anew, Class::Demand)
+    }
+
+    /// Queues what is missing of a blob, behind all else.
+    pub(super) fn bulk(self: &Arc<Self>, blob: Blob, groups: Range<u64>) -> Ticket {
+        if !blob.is_whole() {
+            return self.queue_slices(blob, groups, false, Class::Bulk);
+        }
+        match self.store.held(&blob) {
+            Ok(held) if held.is_superset(&Groups::from(groups)) => Ticket::default(),
+            _ => self.queue_whole(Want::Blob(blob), false, Class::Bulk),
+        }
+    }
+
+    fn queue_whole(self: &Arc<Self>, want: Want, anew: bool, class: Class) -> Ticket {
         let mut state = self.state();
         let mut ticket = Ticket::default();
         match state.open.whole.get(&want) {
             Some(job) => {
                 let job = job.clone();
                 ticket.add(&job);
-                state.promote(&job, Class::Demand);
+                state.promote(&job, class);
             }
             None => {
                 let job = Job::new(want.clone(), anew, None);
                 ticket.add(&job);
                 state.open.whole.insert(want, job.clone());
-                state.demand.push_back(job);
+                state.queue(class).push_back(job);
             }
         }
         self.start(&mut state);
@@ -185,7 +206,8 @@ impl Lane {
         for groups in slices {
             let want = Want::Slice { blob, groups };
             let ahead = match class {
-                Class::Demand => None,
+                // Bounded by whoever waits.
+                Class::Demand | Class::Bulk => None,
                 Class::Readahead => match self.ahead.reserve(want.cost()) {
                     None => break,
                     reserved => reserved,
@@ -194,10 +216,7 @@ impl Lane {
             let job = Job::new(want, anew, ahead);
             ticket.add(&job);
             state.open.slices.entry(blob.digest).or_default().push(job.clone());
-            match class {
-                Class::Demand => state.demand.push_back(job),
-                Class::Readahead => state.readahead.push_back(job),
-            }
+            state.queue(class).push_back(job);
         }
         self.start(&mut state);
         ticket
@@ -212,7 +231,7 @@ impl Lane {
     /// Starts another request if there is something to ask and room for it.
     fn start(self: &Arc<Self>, state: &mut State) {
         while state.requests < REQUESTS
-            && let Some(batch) = state.next_batch(state.requests + 1 < REQUESTS)
+            && let Some(batch) = state.next_batch(state.requests)
         {
             state.requests += 1;
             tokio::spawn(self.clone().run(batch));
@@ -236,8 +255,8 @@ impl Lane {
                 self.finish(job, Err(SourceError::Failed("the fetch was given up".into())));
             }
             let mut state = self.state();
-            let ahead = state.requests < REQUESTS;
-            match state.next_batch(ahead) {
+            let others = state.requests - 1;
+            match state.next_batch(others) {
                 Some(next) => batch = next,
                 None => {
                     state.requests -= 1;
@@ -332,15 +351,28 @@ impl Lane {
         }
     }
 
-    /// Puts a piece into the store.
+    /// Puts a piece into the store, and notes that it came for this workspace.
     pub(super) fn put(&self, piece: &Piece) -> Result<(), StoreError> {
-        match piece {
-            Piece::Tree { digest, object } => self.store.put_tree(*digest, object),
-            Piece::Blob(blob) => self.store.put_blob(blob),
-            Piece::Slice(slice) => self.store.put_slice(slice),
+        let digest = match piece {
+            Piece::Tree { digest, object } => {
+                self.tally.came(object.len() as u64);
+                self.store.put_tree(*digest, object)?;
+                *digest
+            }
+            Piece::Blob(blob) => {
+                self.tally.came(blob.bytes().len() as u64);
+                self.store.put_blob(blob)?;
+                blob.digest()
+            }
+            Piece::Slice(slice) => {
+                self.tally.came(slice.leaves().iter().map(|leaf| leaf.len() as u64).sum());
+                self.store.put_slice(slice)?;
+                slice.blob().digest
+            }
             // Never queued here: the fetcher asks for it itself.
-            Piece::Pending(_) => Ok(()),
-        }
+            Piece::Pending(_) => return Ok(()),
+        };
+        self.store.note(&self.workspace, &digest)
     }
 
     /// The job for a tree object or small blob, if there's one.
@@ -359,23 +391,42 @@ impl Lane {
 }
 
 impl State {
-    /// Moves a job that now somebody waits for ahead of what nobody waits for.
-    fn promote(&mut self, job: &Arc<Job>, class: Class) {
-        if class == Class::Demand
-            && let Some(position) = self.readahead.iter().position(|queued| Arc::ptr_eq(queued, job))
-            && let Some(job) = self.readahead.remove(position)
-        {
-            self.demand.push_back(job);
+    fn queue(&mut self, class: Class) -> &mut VecDeque<Arc<Job>> {
+        match class {
+            Class::Demand => &mut self.demand,
+            Class::Readahead => &mut self.readahead,
+            Class::Bulk => &mut self.bulk,
         }
     }
 
-    /// What the next request asks for: all demand that fits, then readahead. What came in another answer, and demand
-    /// that nobody waits for any more, is left out. Without `ahead` only demand: the last request is kept for it.
-    fn next_batch(&mut self, ahead: bool) -> Option<Vec<Arc<Job>>> {
+    /// Moves a job that now somebody waits for ahead of what nobody waits for.
+    fn promote(&mut self, job: &Arc<Job>, class: Class) {
+        if class != Class::Demand {
+            return;
+        }
+        for queue in [&mut self.readahead, &mut self.bulk] {
+            if let Some(position) = queue.iter().position(|queued| Arc::ptr_eq(queued, job))
+                && let Some(job) = queue.remove(position)
+            {
+                self.demand.push_back(job);
+                return;
+            }
+        }
+    }
+
+    /// What the next request asks for while `others` are under way: all demand that fits, then readahead, then bulk. What
+    /// came in another answer, and what nobody waits for any more, is left out. The last request is kept for demand, the
+    /// one before it for readahead.
+    fn next_batch(&mut self, others: usize) -> Option<Vec<Arc<Job>>> {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for (queue, class) in [(&mut self.demand, Class::Demand), (&mut self.readahead, Class::Readahead)] {
-            while (ahead || class == Class::Demand)
+        for (class, kept) in [(Class::Demand, 0), (Class::Readahead, 1), (Class::Bulk, 2)] {
+            let queue = match class {
+                Class::Demand => &mut self.demand,
+                Class::Readahead => &mut self.readahead,
+                Class::Bulk => &mut self.bulk,
+            };
+            while others + kept < REQUESTS
                 && batch.len() < REQUEST_PIECES
                 && let Some(job) = queue.front()
             {

@@ -11,11 +11,13 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture, future::join_all};
 use tokio::sync::Semaphore;
 
+mod bulk;
+
 use super::{holder::Sink, *};
 use crate::{
     blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice, encode_slice, hash_bytes},
     store::{Call, FaultStore, MemoryStore, ReadStore, StoreError, WriteStore},
-    types::{Digest, Name, WorkspaceId},
+    types::{Digest, Name, PathKey, WorkspaceId},
 };
 
 const ID: WorkspaceId = WorkspaceId::from_bytes([3; 16]);
@@ -237,6 +239,23 @@ async fn a_read_brings_what_it_touches_and_is_local_the_second_time() {
 }
 
 #[tokio::test]
+async fn what_comes_is_noted_for_its_workspace_alone() {
+    let (small, large, tree) = (sample(1000, 0), sample(4 << 20, 1), sample(500, 2));
+    let owner = Owner::new(&[small.clone(), large.clone(), tree.clone()]);
+    let (fetcher, store) = fetcher(&[&owner]);
+    let other = WorkspaceId::from_bytes([9; 16]);
+    read(&fetcher, &small, 0, 1).await.unwrap();
+    read(&fetcher, &large, 0, 1).await.unwrap();
+    fetcher.tree(&ID, &Digest::of(&tree)).await.unwrap();
+    // What is held already doesn't come: the other workspace's owner may know no more than its digest.
+    fetcher.read(&other, &blob(&small), 0, 1, &()).await.unwrap();
+    for content in [&small, &large, &tree] {
+        assert!(store.belongs(&ID, &Digest::of(content)).unwrap());
+        assert!(!store.belongs(&other, &Digest::of(content)).unwrap());
+    }
+}
+
+#[tokio::test]
 async fn requests_for_the_same_range_share_one_fetch() {
     let large = sample(2 << 20, 1);
     let owner = Owner::new(std::slice::from_ref(&large));
@@ -373,6 +392,14 @@ impl ReadStore for Panicking {
     fn read_at(&self, _: &Blob, _: u64, _: &mut [u8]) -> Result<bool, StoreError> {
         Ok(false)
     }
+
+    fn belongs(&self, _: &WorkspaceId, _: &Digest) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    fn at(&self, _: &WorkspaceId, _: PathKey) -> Result<Option<Blob>, StoreError> {
+        Ok(None)
+    }
 }
 
 impl WriteStore for Panicking {
@@ -386,6 +413,14 @@ impl WriteStore for Panicking {
 
     fn put_slice(&self, _: &VerifiedSlice) -> Result<(), StoreError> {
         panic!("as the test wants")
+    }
+
+    fn note(&self, _: &WorkspaceId, _: &Digest) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn note_at(&self, _: &WorkspaceId, _: PathKey, _: &Blob) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), StoreError> {

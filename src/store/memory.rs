@@ -1,14 +1,14 @@
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Mutex,
 };
 
 use bytes::Bytes;
 
-use super::{PruneStore, ReadStore, StoreError, WriteStore, lock, whole_as_slice};
+use super::{Pin, PruneStore, ReadStore, StoreError, Usage, WriteStore, lock, whole_as_slice};
 use crate::{
     blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice},
-    types::Digest,
+    types::{Digest, PathKey, WorkspaceId},
 };
 
 /// A store that lives as long as the process: for tests and for what is never kept.
@@ -22,6 +22,22 @@ struct Content {
     trees: HashMap<Digest, Bytes>,
     blobs: HashMap<Digest, Bytes>,
     large: HashMap<Blob, BTreeMap<u64, Bytes>>,
+    notes: HashSet<(WorkspaceId, Digest)>,
+    paths: HashMap<(WorkspaceId, PathKey), Blob>,
+    /// With the round in which each was last laid on the content.
+    pins: HashMap<(Digest, Pin), u64>,
+}
+
+impl Content {
+    fn is_pinned(&self, digest: &Digest) -> bool {
+        self.pins.keys().any(|(pinned, _)| pinned == digest)
+    }
+
+    fn size(&self, digest: &Digest) -> u64 {
+        let whole = [self.trees.get(digest), self.blobs.get(digest)].into_iter().flatten();
+        let large = self.large.iter().filter(|(blob, _)| blob.digest == *digest);
+        whole.chain(large.flat_map(|(_, groups)| groups.values())).map(|bytes| bytes.len() as u64).sum()
+    }
 }
 
 impl MemoryStore {
@@ -76,6 +92,14 @@ impl ReadStore for MemoryStore {
         }
         Ok(true)
     }
+
+    fn belongs(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(lock(&self.content).notes.contains(&(*workspace, *digest)))
+    }
+
+    fn at(&self, workspace: &WorkspaceId, path: PathKey) -> Result<Option<Blob>, StoreError> {
+        Ok(lock(&self.content).paths.get(&(*workspace, path)).copied())
+    }
 }
 
 impl WriteStore for MemoryStore {
@@ -103,6 +127,16 @@ impl WriteStore for MemoryStore {
         Ok(())
     }
 
+    fn note(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<(), StoreError> {
+        lock(&self.content).notes.insert((*workspace, *digest));
+        Ok(())
+    }
+
+    fn note_at(&self, workspace: &WorkspaceId, path: PathKey, blob: &Blob) -> Result<(), StoreError> {
+        lock(&self.content).paths.insert((*workspace, path), *blob);
+        self.note(workspace, &blob.digest)
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -116,11 +150,44 @@ impl PruneStore for MemoryStore {
         all.map(|bytes| bytes.len() as u64).sum()
     }
 
+    fn usage(&self) -> Result<Usage, StoreError> {
+        let content = lock(&self.content);
+        let mut usage = Usage::default();
+        for (workspace, digest) in &content.notes {
+            *usage.workspaces.entry(*workspace).or_default() += content.size(digest);
+        }
+        let pinned: HashSet<&Digest> = content.pins.keys().map(|(digest, _)| digest).collect();
+        usage.pinned = pinned.into_iter().map(|digest| content.size(digest)).sum();
+        Ok(usage)
+    }
+
+    fn pin(&self, pin: &Pin, round: u64, digests: &[Digest]) -> Result<(), StoreError> {
+        let laid = digests.iter().map(|digest| ((*digest, *pin), round));
+        lock(&self.content).pins.extend(laid);
+        Ok(())
+    }
+
+    fn lift(&self, pin: &Pin, round: u64) -> Result<(), StoreError> {
+        lock(&self.content).pins.retain(|(_, laid), last| laid != pin || *last >= round);
+        Ok(())
+    }
+
+    fn clear(&self, workspace: &WorkspaceId) -> Result<(), StoreError> {
+        let content = lock(&self.content);
+        let alone = |digest: &Digest| content.notes.iter().filter(|(_, noted)| noted == digest).count() == 1;
+        let ours = content.notes.iter().filter(|(noted, _)| noted == workspace).map(|(_, digest)| *digest);
+        let gone: Vec<Digest> = ours.filter(|digest| alone(digest) && !content.is_pinned(digest)).collect();
+        drop(content);
+        gone.iter().try_for_each(|digest| self.remove(digest))
+    }
+
     fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
         let mut content = lock(&self.content);
         content.trees.remove(digest);
         content.blobs.remove(digest);
         content.large.retain(|blob, _| blob.digest != *digest);
+        content.notes.retain(|(_, noted)| noted != digest);
+        content.paths.retain(|_, blob| blob.digest != *digest);
         Ok(())
     }
 
@@ -128,9 +195,9 @@ impl PruneStore for MemoryStore {
     fn evict_to(&self, bytes: u64) -> Result<(), StoreError> {
         while self.used() > bytes {
             let content = lock(&self.content);
-            let blob =
-                content.large.keys().map(|blob| blob.digest).chain(content.blobs.keys().copied()).next();
-            let Some(next) = blob.or_else(|| content.trees.keys().next().copied()) else { break };
+            let large = content.large.keys().map(|blob| blob.digest);
+            let mut order = large.chain(content.blobs.keys().copied()).chain(content.trees.keys().copied());
+            let Some(next) = order.find(|digest| !content.is_pinned(digest)) else { break };
             drop(content);
             self.remove(&next)?;
         }

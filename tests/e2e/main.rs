@@ -12,6 +12,7 @@ mod sample;
 mod wait;
 
 mod bed_itself;
+mod cache;
 mod edit;
 mod failure;
 mod launch;

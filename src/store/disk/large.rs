@@ -10,7 +10,7 @@ use std::{
 use blake3::hazmat::HasherExt;
 
 use super::{
-    Disk,
+    Disk, ahead,
     files::{FileKey, allocated, disk, lost},
     index::LargeRow,
 };
@@ -176,6 +176,7 @@ impl Disk {
             state.last_use = self.tick();
             touched.difference::<[u64; 2]>(&state.verified)
         };
+        ahead::around(&content, blob, offset);
         let mut damaged = Groups::empty();
         for group in unchecked.boundaries().chunks(2).flat_map(|bounds| bounds[0]..bounds[1]) {
             match is_intact(blob, group, &content, &outboard) {
