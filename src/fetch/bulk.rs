@@ -150,7 +150,7 @@ impl Fetcher {
             .collect();
         let mut ended = Vec::with_capacity(queued.len());
         for (part, ticket) in queued {
-            let result = match ticket.wait().await {
+            let result = match ticket.wait_until_put().await {
                 Ok(_) => self.is_kept(&part),
                 Err(error) => Err(error.into()),
             };

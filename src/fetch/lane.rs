@@ -386,7 +386,7 @@ impl Lane {
             self.late.store(false, Ordering::Relaxed);
         }
         self.state().open.remove(job);
-        job.close(outcome);
+        job.end(outcome);
     }
 }
 
