@@ -12,7 +12,7 @@ use super::{
     job::Budget,
     lane::Lane,
     readahead::Readahead,
-    source::{FileContent, Nearby, Source, SourceError},
+    source::{FileContent, Source, SourceError, Surroundings},
 };
 use crate::{
     blob::{Blob, GROUP},
@@ -103,7 +103,7 @@ impl Fetcher {
         blob: &Blob,
         offset: u64,
         length: u32,
-        nearby: Nearby<'_>,
+        around: &dyn Surroundings,
     ) -> Result<Bytes, SourceError> {
         let end = offset.checked_add(length.into()).filter(|end| *end <= blob.size);
         let Some(end) = end else {
@@ -131,7 +131,7 @@ impl Fetcher {
             };
             // Asked for after the demand, so that it doesn't come before it.
             if blob.is_whole() {
-                lane.along(nearby());
+                lane.along(around.nearby());
             } else {
                 self.read_ahead(workspace, blob, offset, end);
             }
@@ -234,11 +234,11 @@ impl Source for Fetcher {
         content: &'a FileContent,
         offset: u64,
         length: u32,
-        nearby: Nearby<'a>,
+        around: &'a dyn Surroundings,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>> {
         match content {
             FileContent::Blob(blob) => {
-                self.within(workspace, self.read_blob(workspace, blob, offset, length, nearby)).boxed()
+                self.within(workspace, self.read_blob(workspace, blob, offset, length, around)).boxed()
             }
             FileContent::Pending { path, token } => {
                 self.within(workspace, self.read_pending(workspace, path, *token, offset, length)).boxed()

@@ -319,15 +319,25 @@ impl Lane {
         }
     }
 
-    /// Puts a piece into the store.
+    /// Puts a piece into the store, and notes that it came for this workspace.
     pub(super) fn put(&self, piece: &Piece) -> Result<(), StoreError> {
-        match piece {
-            Piece::Tree { digest, object } => self.store.put_tree(*digest, object),
-            Piece::Blob(blob) => self.store.put_blob(blob),
-            Piece::Slice(slice) => self.store.put_slice(slice),
+        let digest = match piece {
+            Piece::Tree { digest, object } => {
+                self.store.put_tree(*digest, object)?;
+                *digest
+            }
+            Piece::Blob(blob) => {
+                self.store.put_blob(blob)?;
+                blob.digest()
+            }
+            Piece::Slice(slice) => {
+                self.store.put_slice(slice)?;
+                slice.blob().digest
+            }
             // Never queued here: the fetcher asks for it itself.
-            Piece::Pending(_) => Ok(()),
-        }
+            Piece::Pending(_) => return Ok(()),
+        };
+        self.store.note(&self.workspace, &digest)
     }
 
     /// The job for a tree object or small blob, if there's one.

@@ -15,7 +15,7 @@ use super::{holder::Sink, *};
 use crate::{
     blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice, encode_slice, hash_bytes},
     store::{Call, FaultStore, MemoryStore, ReadStore, StoreError, WriteStore},
-    types::{Digest, Name, WorkspaceId},
+    types::{Digest, Name, PathKey, WorkspaceId},
 };
 
 const ID: WorkspaceId = WorkspaceId::from_bytes([3; 16]);
@@ -213,7 +213,7 @@ fn blob(bytes: &[u8]) -> FileContent {
 }
 
 async fn read(fetcher: &Fetcher, bytes: &[u8], offset: usize, length: usize) -> Result<(), SourceError> {
-    let got = fetcher.read(&ID, &blob(bytes), offset as u64, length as u32, &Vec::new).await?;
+    let got = fetcher.read(&ID, &blob(bytes), offset as u64, length as u32, &()).await?;
     assert_eq!(got, bytes[offset..offset + length]);
     Ok(())
 }
@@ -232,8 +232,25 @@ async fn a_read_brings_what_it_touches_and_is_local_the_second_time() {
     assert!(read(&fetcher, &small, 0, 1000).now_or_never().is_some(), "local reads don't wait");
     assert!(read(&fetcher, &large, 1_000_000, 4096).now_or_never().is_some());
     assert_eq!(owner.requests(), 2);
-    let beyond = fetcher.read(&ID, &blob(&small), 999, 2, &Vec::new).await;
+    let beyond = fetcher.read(&ID, &blob(&small), 999, 2, &()).await;
     assert!(matches!(beyond, Err(SourceError::Failed(_))));
+}
+
+#[tokio::test]
+async fn what_comes_is_noted_for_its_workspace_alone() {
+    let (small, large, tree) = (sample(1000, 0), sample(4 << 20, 1), sample(500, 2));
+    let owner = Owner::new(&[small.clone(), large.clone(), tree.clone()]);
+    let (fetcher, store) = fetcher(&[&owner]);
+    let other = WorkspaceId::from_bytes([9; 16]);
+    read(&fetcher, &small, 0, 1).await.unwrap();
+    read(&fetcher, &large, 0, 1).await.unwrap();
+    fetcher.tree(&ID, &Digest::of(&tree)).await.unwrap();
+    // What is held already doesn't come: the other workspace's owner may know no more than its digest.
+    fetcher.read(&other, &blob(&small), 0, 1, &Vec::new).await.unwrap();
+    for content in [&small, &large, &tree] {
+        assert!(store.belongs(&ID, &Digest::of(content)).unwrap());
+        assert!(!store.belongs(&other, &Digest::of(content)).unwrap());
+    }
 }
 
 #[tokio::test]
@@ -325,7 +342,7 @@ async fn pending_files_come_from_the_owner() {
     let owner = Owner::new(&[]);
     let (fetcher, _) = fetcher(&[&owner]);
     let content = FileContent::Pending { path: vec![Name::new(&b"f"[..]).unwrap()], token: 5 };
-    assert_eq!(fetcher.read(&ID, &content, 4, 6, &Vec::new).await.unwrap(), "hashed");
+    assert_eq!(fetcher.read(&ID, &content, 4, 6, &()).await.unwrap(), "hashed");
 }
 
 #[tokio::test]
@@ -341,7 +358,7 @@ async fn a_pending_file_fails_with_the_reason_given() {
     ] {
         let owner = Owner::with_mood(&[], mood);
         let (fetcher, _) = fetcher(&[&owner]);
-        assert_eq!(fetcher.read(&ID, &content, 4, 6, &Vec::new).await, Err(error));
+        assert_eq!(fetcher.read(&ID, &content, 4, 6, &()).await, Err(error));
     }
     assert!(matches!(Refused::Failed.into(), SourceError::Failed(_)));
 }
@@ -373,6 +390,14 @@ impl ReadStore for Panicking {
     fn read_at(&self, _: &Blob, _: u64, _: &mut [u8]) -> Result<bool, StoreError> {
         Ok(false)
     }
+
+    fn belongs(&self, _: &WorkspaceId, _: &Digest) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    fn at(&self, _: &WorkspaceId, _: PathKey) -> Result<Option<Blob>, StoreError> {
+        Ok(None)
+    }
 }
 
 impl WriteStore for Panicking {
@@ -386,6 +411,14 @@ impl WriteStore for Panicking {
 
     fn put_slice(&self, _: &VerifiedSlice) -> Result<(), StoreError> {
         panic!("as the test wants")
+    }
+
+    fn note(&self, _: &WorkspaceId, _: &Digest) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn note_at(&self, _: &WorkspaceId, _: PathKey, _: &Blob) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), StoreError> {
@@ -614,6 +647,32 @@ async fn a_slow_disk_holds_up_nothing_else() {
     slow.await.unwrap();
 }
 
+/// Files that stand nearby.
+struct Nearby(Vec<Blob>);
+
+impl Surroundings for Nearby {
+    fn path(&self) -> Option<Vec<Name>> {
+        None
+    }
+
+    fn nearby(&self) -> Vec<Blob> {
+        self.0.clone()
+    }
+}
+
+/// Surroundings that must not matter.
+struct Unasked;
+
+impl Surroundings for Unasked {
+    fn path(&self) -> Option<Vec<Name>> {
+        panic!("asked although nothing is fetched")
+    }
+
+    fn nearby(&self) -> Vec<Blob> {
+        panic!("asked although nothing is fetched")
+    }
+}
+
 #[tokio::test]
 async fn small_files_nearby_come_along_behind_the_one_that_is_read() {
     let small: Vec<_> = (0..20).map(|seed| sample(1000, seed)).collect();
@@ -621,7 +680,7 @@ async fn small_files_nearby_come_along_behind_the_one_that_is_read() {
     let (fetcher, store) = fetcher(&[&owner]);
     let blobs: Vec<_> =
         small.iter().map(|bytes| Blob { digest: Digest::of(bytes), size: bytes.len() as u64 }).collect();
-    let nearby = || blobs[1..].to_vec();
+    let nearby = Nearby(blobs[1..].to_vec());
     fetcher.read(&ID, &FileContent::Blob(blobs[0]), 0, 1000, &nearby).await.unwrap();
     while blobs.iter().any(|blob| store.held(blob).unwrap().is_empty()) {
         tokio::task::yield_now().await;
@@ -632,8 +691,7 @@ async fn small_files_nearby_come_along_behind_the_one_that_is_read() {
     assert!(owner.requests() <= 3, "{} requests for 20 files", owner.requests());
 
     // A local read asks for nothing, not even what would be nearby.
-    let never = || -> Vec<Blob> { panic!("asked although nothing is fetched") };
-    fetcher.read(&ID, &FileContent::Blob(blobs[5]), 0, 1000, &never).await.unwrap();
+    fetcher.read(&ID, &FileContent::Blob(blobs[5]), 0, 1000, &Unasked).await.unwrap();
 }
 
 #[tokio::test]
@@ -644,7 +702,7 @@ async fn what_comes_along_is_taken_over_by_who_waits_for_it() {
     let (fetcher, _) = fetcher(&[&owner]);
     let blobs: Vec<_> =
         small.iter().map(|bytes| Blob { digest: Digest::of(bytes), size: bytes.len() as u64 }).collect();
-    let nearby = || blobs[1..].to_vec();
+    let nearby = Nearby(blobs[1..].to_vec());
     let first = FileContent::Blob(blobs[0]);
     let second = FileContent::Blob(blobs[1]);
     let both =

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{ReadStore, StoreError, WriteStore, lock};
 use crate::{
     blob::{Blob, Groups, VerifiedBlob, VerifiedSlice},
-    types::Digest,
+    types::{Digest, PathKey, WorkspaceId},
 };
 
 /// The calls of a store that can be made to go wrong.
@@ -26,6 +26,14 @@ pub enum Call {
     PutBlob,
     /// [`WriteStore::put_slice`]
     PutSlice,
+    /// [`ReadStore::belongs`]
+    Belongs,
+    /// [`ReadStore::at`]
+    At,
+    /// [`WriteStore::note`]
+    Note,
+    /// [`WriteStore::note_at`]
+    NoteAt,
     /// [`WriteStore::flush`]
     Flush,
 }
@@ -174,6 +182,16 @@ impl<S: ReadStore> ReadStore for FaultStore<S> {
         }
         Ok(held)
     }
+
+    fn belongs(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<bool, StoreError> {
+        self.enter(Call::Belongs)?;
+        self.inner.belongs(workspace, digest)
+    }
+
+    fn at(&self, workspace: &WorkspaceId, path: PathKey) -> Result<Option<Blob>, StoreError> {
+        self.enter(Call::At)?;
+        self.inner.at(workspace, path)
+    }
 }
 
 impl<S: WriteStore> WriteStore for FaultStore<S> {
@@ -190,6 +208,16 @@ impl<S: WriteStore> WriteStore for FaultStore<S> {
     fn put_slice(&self, slice: &VerifiedSlice) -> Result<(), StoreError> {
         self.enter(Call::PutSlice)?;
         self.inner.put_slice(slice)
+    }
+
+    fn note(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<(), StoreError> {
+        self.enter(Call::Note)?;
+        self.inner.note(workspace, digest)
+    }
+
+    fn note_at(&self, workspace: &WorkspaceId, path: PathKey, blob: &Blob) -> Result<(), StoreError> {
+        self.enter(Call::NoteAt)?;
+        self.inner.note_at(workspace, path, blob)
     }
 
     fn flush(&self) -> Result<(), StoreError> {

@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Mutex,
 };
 
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{PruneStore, ReadStore, StoreError, WriteStore, lock, whole_as_slice};
 use crate::{
     blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice},
-    types::Digest,
+    types::{Digest, PathKey, WorkspaceId},
 };
 
 /// A store that lives as long as the process: for tests and for what is never kept.
@@ -22,6 +22,8 @@ struct Content {
     trees: HashMap<Digest, Bytes>,
     blobs: HashMap<Digest, Bytes>,
     large: HashMap<Blob, BTreeMap<u64, Bytes>>,
+    notes: HashSet<(WorkspaceId, Digest)>,
+    paths: HashMap<(WorkspaceId, PathKey), Blob>,
 }
 
 impl MemoryStore {
@@ -76,6 +78,14 @@ impl ReadStore for MemoryStore {
         }
         Ok(true)
     }
+
+    fn belongs(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(lock(&self.content).notes.contains(&(*workspace, *digest)))
+    }
+
+    fn at(&self, workspace: &WorkspaceId, path: PathKey) -> Result<Option<Blob>, StoreError> {
+        Ok(lock(&self.content).paths.get(&(*workspace, path)).copied())
+    }
 }
 
 impl WriteStore for MemoryStore {
@@ -103,6 +113,16 @@ impl WriteStore for MemoryStore {
         Ok(())
     }
 
+    fn note(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<(), StoreError> {
+        lock(&self.content).notes.insert((*workspace, *digest));
+        Ok(())
+    }
+
+    fn note_at(&self, workspace: &WorkspaceId, path: PathKey, blob: &Blob) -> Result<(), StoreError> {
+        lock(&self.content).paths.insert((*workspace, path), *blob);
+        self.note(workspace, &blob.digest)
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -121,6 +141,8 @@ impl PruneStore for MemoryStore {
         content.trees.remove(digest);
         content.blobs.remove(digest);
         content.large.retain(|blob, _| blob.digest != *digest);
+        content.notes.retain(|(_, noted)| noted != digest);
+        content.paths.retain(|_, blob| blob.digest != *digest);
         Ok(())
     }
 

@@ -21,8 +21,11 @@ pub use memory::MemoryStore;
 
 use crate::{
     blob::{Blob, Groups, VerifiedBlob, VerifiedSlice, encode_slice},
-    types::Digest,
+    types::{Digest, PathKey, WorkspaceId},
 };
+
+/// Paths of one workspace that are kept for a blob: a tree may name the same content any number of times.
+pub const PATHS_MAX: usize = 16;
 
 /// Why the store can't do what was asked. What isn't held is not an error.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +69,13 @@ pub trait ReadStore: Send + Sync {
     /// Fills `buffer` with the blob's bytes from `offset` (the range lies within the blob); false, and the buffer's
     /// content undefined, when some of them are not held.
     fn read_at(&self, blob: &Blob, offset: u64, buffer: &mut [u8]) -> Result<bool, StoreError>;
+
+    /// Whether content of this digest, a tree object or a blob, came as a part of the workspace. Others of the workspace
+    /// may have it only then: a workspace can name a digest whose content its owner never had.
+    fn belongs(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<bool, StoreError>;
+
+    /// The blob of which something came last for this path of the workspace; it may have been evicted since.
+    fn at(&self, workspace: &WorkspaceId, path: PathKey) -> Result<Option<Blob>, StoreError>;
 }
 
 /// What can be put. Putting what is already there is fine.
@@ -78,6 +88,13 @@ pub trait WriteStore: ReadStore {
 
     /// Keeps some groups of a large blob and the hashes that show them right.
     fn put_slice(&self, slice: &VerifiedSlice) -> Result<(), StoreError>;
+
+    /// Notes that content of this digest, which has been put, came as a part of the workspace. It's forgotten with the content.
+    fn note(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<(), StoreError>;
+
+    /// Notes that something of this blob, which has been put, came for this path of the workspace. It's forgotten with the
+    /// content. No more than [`PATHS_MAX`] paths of one workspace are kept for a blob.
+    fn note_at(&self, workspace: &WorkspaceId, path: PathKey, blob: &Blob) -> Result<(), StoreError>;
 
     /// Returns when all that was put before is on the disk and recorded.
     fn flush(&self) -> Result<(), StoreError>;

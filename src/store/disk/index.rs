@@ -5,12 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
-use super::pack::{PackedKey, Place};
+use super::{
+    pack::{Kind, PackedKey, Place},
+    pending::{Note, PathNote},
+};
 use crate::{
     blob::{Blob, Groups},
-    store::StoreError,
+    store::{PATHS_MAX, StoreError},
     types::Digest,
 };
 
@@ -26,10 +29,24 @@ type LargeRowKey = (&'static [u8; 32], u64);
 type LargeRowValue = (u64, Vec<(u64, u64)>);
 const LARGE: TableDefinition<'static, LargeRowKey, LargeRowValue> = TableDefinition::new("large");
 
+/// Digest and workspace: content, and as a part of which workspace it came.
+type NoteKey = (&'static [u8; 32], &'static [u8; 16]);
+/// The keys of the workspace's paths for which it came, one after the other.
+const NOTES: TableDefinition<'static, NoteKey, &[u8]> = TableDefinition::new("notes");
+
+/// Workspace and path.
+type PathRowKey = (&'static [u8; 16], &'static [u8; 16]);
+/// Digest and size of what came for it last.
+type PathRow = (&'static [u8; 32], u64);
+const PATHS: TableDefinition<'static, PathRowKey, PathRow> = TableDefinition::new("paths");
+
 /// The layout's version, and the clock of uses.
 const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
+
+/// The version without notes and paths, of which nothing else differs.
+const VERSION_WITHOUT_NOTES: u64 = 1;
 
 /// The database's own cache, in bytes: the kernel caches its file anyway.
 const CACHE: usize = 16 << 20;
@@ -56,6 +73,9 @@ pub(super) struct Changes<'a> {
     pub(super) touched: &'a [(PackedKey, u64)],
     /// New rows; one that holds nothing is deleted.
     pub(super) large: &'a [(Blob, LargeRow)],
+    /// New notes about content; those about what isn't held are left out.
+    pub(super) notes: &'a [Note],
+    pub(super) paths: &'a [(PathNote, Blob)],
     pub(super) clock: u64,
 }
 
@@ -68,8 +88,14 @@ impl Index {
         let open = || -> Result<_, redb::Error> {
             let database = Builder::new().set_cache_size(CACHE).open(path)?;
             let index = Self { database, path: path.to_owned() };
-            let version = index.meta("version")?;
-            Ok((version == Some(VERSION)).then_some(index))
+            match index.meta("version")? {
+                Some(VERSION) => Ok(Some(index)),
+                Some(VERSION_WITHOUT_NOTES) => {
+                    index.mark_whole()?;
+                    Ok(Some(index))
+                }
+                _ => Ok(None),
+            }
         };
         match catch(open) {
             Ok(index) => Ok(index),
@@ -88,14 +114,18 @@ impl Index {
 
     /// Marks a new index as holding all there is.
     pub(super) fn finish(&self) -> Result<(), StoreError> {
-        let write = || -> Result<(), redb::Error> {
-            let mut transaction = self.database.begin_write()?;
-            transaction.set_quick_repair(true);
-            transaction.open_table(META)?.insert("version", VERSION)?;
-            transaction.commit()?;
-            Ok(())
-        };
-        self.attempt("be made", write)
+        self.attempt("be made", || self.mark_whole())
+    }
+
+    fn mark_whole(&self) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_quick_repair(true);
+        // A table that was never opened for writing can't be opened for reading.
+        transaction.open_table(NOTES)?;
+        transaction.open_table(PATHS)?;
+        transaction.open_table(META)?.insert("version", VERSION)?;
+        transaction.commit()?;
+        Ok(())
     }
 
     /// Does something with the database. When that shows the file to be damaged, the file is deleted (it goes on
@@ -155,6 +185,26 @@ impl Index {
         self.attempt("be read", read)
     }
 
+    pub(super) fn is_noted(&self, (digest, workspace): &Note) -> Result<bool, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(NOTES)?;
+            Ok(table.get((digest.as_bytes(), workspace.as_bytes()))?.is_some())
+        };
+        self.attempt("be read", read)
+    }
+
+    /// The blob that came last for a path.
+    pub(super) fn at(&self, (workspace, path): &PathNote) -> Result<Option<Blob>, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(PATHS)?;
+            Ok(table.get((workspace.as_bytes(), path.as_bytes()))?.map(|row| {
+                let (digest, size) = row.value();
+                Blob { digest: Digest::from_bytes(*digest), size }
+            }))
+        };
+        self.attempt("be read", read)
+    }
+
     /// Calls `each` for every packed piece.
     pub(super) fn each_packed(&self, mut each: impl FnMut(PackedKey, Place, u64)) -> Result<(), StoreError> {
         let read = || -> Result<(), redb::Error> {
@@ -192,13 +242,18 @@ impl Index {
             transaction.set_quick_repair(true);
             {
                 let mut packed = transaction.open_table(PACKED)?;
+                let mut notes =
+                    Notes { notes: transaction.open_table(NOTES)?, paths: transaction.open_table(PATHS)? };
                 for (key, change) in changes.packed {
                     let row = (key.kind as u8, key.digest.as_bytes());
                     match change {
                         Some((place, last_use)) => {
                             packed.insert(row, (place.pack, place.offset, place.length, *last_use))?;
                         }
-                        None => drop(packed.remove(row)?),
+                        None => {
+                            packed.remove(row)?;
+                            notes.forget(&key.digest)?;
+                        }
                     }
                 }
                 for (key, last_use) in changes.touched {
@@ -213,6 +268,7 @@ impl Index {
                     let key = (blob.digest.as_bytes(), blob.size);
                     if row.held.is_empty() {
                         large.remove(key)?;
+                        notes.forget(&blob.digest)?;
                     } else {
                         let bounds = row
                             .held
@@ -222,12 +278,72 @@ impl Index {
                         large.insert(key, (row.last_use, bounds.collect::<Vec<_>>()))?;
                     }
                 }
+                for note in changes.notes {
+                    let digest = note.0.as_bytes();
+                    // It may have been evicted since.
+                    let held = packed.get((Kind::Tree as u8, digest))?.is_some()
+                        || packed.get((Kind::Blob as u8, digest))?.is_some()
+                        || large.range((digest, 0)..=(digest, u64::MAX))?.next().is_some();
+                    if held {
+                        notes.add(note)?;
+                    }
+                }
+                for (path, blob) in changes.paths {
+                    notes.add_path(path, blob)?;
+                }
                 transaction.open_table(META)?.insert("clock", changes.clock)?;
             }
             transaction.commit()?;
             Ok(())
         };
         self.attempt("be written", write)
+    }
+}
+
+/// The tables about what came for whom. There's a path only for content that is noted, and a note only for what is held.
+struct Notes<'a> {
+    notes: Table<'a, NoteKey, &'static [u8]>,
+    paths: Table<'a, PathRowKey, PathRow>,
+}
+
+impl Notes<'_> {
+    fn add(&mut self, (digest, workspace): &Note) -> Result<(), redb::Error> {
+        let key = (digest.as_bytes(), workspace.as_bytes());
+        if self.notes.get(key)?.is_none() {
+            self.notes.insert(key, [].as_slice())?;
+        }
+        Ok(())
+    }
+
+    fn add_path(&mut self, (workspace, path): &PathNote, blob: &Blob) -> Result<(), redb::Error> {
+        let key = (blob.digest.as_bytes(), workspace.as_bytes());
+        let Some(mut known) = self.notes.get(key)?.map(|row| row.value().to_vec()) else { return Ok(()) };
+        if !known.chunks(path.as_bytes().len()).any(|known| known == path.as_bytes()) {
+            if known.len() == PATHS_MAX * path.as_bytes().len() {
+                return Ok(());
+            }
+            known.extend_from_slice(path.as_bytes());
+            self.notes.insert(key, known.as_slice())?;
+        }
+        self.paths.insert((workspace.as_bytes(), path.as_bytes()), (blob.digest.as_bytes(), blob.size))?;
+        Ok(())
+    }
+
+    /// Removes all about the content.
+    fn forget(&mut self, digest: &Digest) -> Result<(), redb::Error> {
+        let digest = digest.as_bytes();
+        for row in self.notes.extract_from_if((digest, &[0; 16])..=(digest, &[u8::MAX; 16]), |_, _| true)? {
+            let (key, known) = row?;
+            let (_, workspace) = key.value();
+            for path in known.value().chunks_exact(16).filter_map(|path| path.try_into().ok()) {
+                let key = (workspace, path);
+                // Other content may have come for it since.
+                if self.paths.get(key)?.is_some_and(|row| row.value().0 == digest) {
+                    self.paths.remove(key)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -39,7 +39,7 @@ use self::{
 use super::{PruneStore, ReadStore, StoreError, WriteStore, lock, whole_as_slice};
 use crate::{
     blob::{Blob, Groups, VerifiedBlob, VerifiedSlice},
-    types::Digest,
+    types::{Digest, PathKey, WorkspaceId},
 };
 
 /// How long a put may wait for being recorded.
@@ -172,10 +172,14 @@ impl Disk {
         }
         let packed: Vec<_> = batch.packed.iter().map(|(key, change)| (*key, *change)).collect();
         let touched: Vec<_> = batch.touched.iter().map(|(key, time)| (*key, *time)).collect();
+        let notes: Vec<_> = batch.notes.iter().copied().collect();
+        let paths: Vec<_> = batch.paths.iter().map(|(path, blob)| (*path, *blob)).collect();
         self.index.commit(&Changes {
             packed: &packed,
             touched: &touched,
             large: &large,
+            notes: &notes,
+            paths: &paths,
             clock: self.clock.load(Ordering::Relaxed),
         })
     }
@@ -265,6 +269,18 @@ impl ReadStore for DiskStore {
             _ => Ok(false),
         }
     }
+
+    fn belongs(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<bool, StoreError> {
+        let note = (*digest, *workspace);
+        Ok(self.disk.pending.is_noted(&note) || self.disk.index.is_noted(&note)?)
+    }
+
+    fn at(&self, workspace: &WorkspaceId, path: PathKey) -> Result<Option<Blob>, StoreError> {
+        match self.disk.pending.at(&(*workspace, path)) {
+            Some(blob) => Ok(Some(blob)),
+            None => self.disk.index.at(&(*workspace, path)),
+        }
+    }
 }
 
 impl WriteStore for DiskStore {
@@ -286,6 +302,16 @@ impl WriteStore for DiskStore {
 
     fn put_slice(&self, slice: &VerifiedSlice) -> Result<(), StoreError> {
         self.disk.put_large(slice)
+    }
+
+    fn note(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<(), StoreError> {
+        self.disk.pending.note((*digest, *workspace), None);
+        Ok(())
+    }
+
+    fn note_at(&self, workspace: &WorkspaceId, path: PathKey, blob: &Blob) -> Result<(), StoreError> {
+        self.disk.pending.note((blob.digest, *workspace), Some((path, *blob)));
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), StoreError> {

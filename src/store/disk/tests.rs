@@ -6,7 +6,11 @@ use std::{
 use super::*;
 use crate::{
     blob::GROUP,
-    store::contract::{Sample, read, read_all, small},
+    store::{
+        PATHS_MAX,
+        contract::{Sample, read, read_all, small},
+    },
+    types::Name,
 };
 
 const ROOMY: DiskLimits = DiskLimits { bytes: 1 << 30, descriptors: 16 };
@@ -125,6 +129,86 @@ fn the_flusher_records_by_itself() {
     let key = PackedKey { kind: Kind::Blob, digest: blob.digest };
     while store.disk.index.packed(&key).unwrap().is_none() {
         thread::yield_now();
+    }
+}
+
+fn path(number: usize) -> PathKey {
+    PathKey::of(&[Name::new(number.to_string().into_bytes()).unwrap()])
+}
+
+#[test]
+fn what_came_for_whom_is_forgotten_with_the_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (tree, blob, complete, partial) = fill(&store);
+    let [lab, home] = [WorkspaceId::random(), WorkspaceId::random()];
+    let digests = [tree, blob.digest, complete.blob.digest, partial.blob.digest];
+    for digest in &digests {
+        store.note(&lab, digest).unwrap();
+    }
+    store.note_at(&home, path(1), &partial.blob).unwrap();
+    store.note_at(&lab, path(1), &partial.blob).unwrap();
+    store.note_at(&lab, path(2), &partial.blob).unwrap();
+    drop(store);
+    let store = open(folder.path());
+    for digest in &digests {
+        assert!(store.belongs(&lab, digest).unwrap());
+    }
+    // Another version came for one of the paths.
+    store.note_at(&lab, path(2), &complete.blob).unwrap();
+    store.remove(&partial.blob.digest).unwrap();
+    store.remove(&blob.digest).unwrap();
+    assert!(store.belongs(&lab, &tree).unwrap() && store.belongs(&lab, &complete.blob.digest).unwrap());
+    for workspace in [&lab, &home] {
+        assert!(!store.belongs(workspace, &partial.blob.digest).unwrap());
+        assert!(!store.belongs(workspace, &blob.digest).unwrap());
+        assert_eq!(store.at(workspace, path(1)).unwrap(), None);
+    }
+    assert_eq!(store.at(&lab, path(2)).unwrap(), Some(complete.blob));
+    // A note that comes too late leaves nothing behind.
+    store.note_at(&lab, path(1), &partial.blob).unwrap();
+    store.flush().unwrap();
+    assert!(!store.belongs(&lab, &partial.blob.digest).unwrap());
+    assert_eq!(store.at(&lab, path(1)).unwrap(), None);
+}
+
+#[test]
+fn the_paths_of_a_blob_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (_, _, complete, _) = fill(&store);
+    let lab = WorkspaceId::random();
+    for number in 0..2 * PATHS_MAX {
+        store.note_at(&lab, path(number), &complete.blob).unwrap();
+    }
+    store.flush().unwrap();
+    let known = (0..2 * PATHS_MAX).filter(|number| store.at(&lab, path(*number)).unwrap().is_some());
+    assert_eq!(known.count(), PATHS_MAX);
+}
+
+#[test]
+fn an_index_without_notes_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tree, blob, complete, partial) = fill(&open(folder.path()));
+    let database = redb::Database::open(folder.path().join("index.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    for table in ["notes", "paths"] {
+        let table = redb::TableDefinition::<&[u8], &[u8]>::new(table);
+        assert!(transaction.delete_table(table).unwrap());
+    }
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    transaction.open_table(meta).unwrap().insert("version", 1).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    for _ in 0..2 {
+        let store = open(folder.path());
+        assert!(store.tree(&tree).unwrap().is_some());
+        assert_eq!(read_all(&store, &blob).unwrap(), b"small");
+        assert_eq!(read_all(&store, &complete.blob).unwrap(), complete.bytes);
+        // What a rebuild would lose.
+        assert_eq!(store.held(&partial.blob).unwrap(), Groups::from(3..9));
+        assert!(!store.belongs(&WorkspaceId::random(), &tree).unwrap());
+        assert_eq!(store.at(&WorkspaceId::random(), path(1)).unwrap(), None);
     }
 }
 
