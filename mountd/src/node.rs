@@ -27,6 +27,7 @@ use crate::{
     fuse::{Mount, MountOptions},
     http, listing,
     neighbours::{Neighbours, SHARE_PORT},
+    passing::Service,
     sharing::{self, Sharing},
 };
 
@@ -101,11 +102,12 @@ pub(crate) async fn run(
     let sharing = Sharing::open(&arguments.state, identity.clone(), host.clone(), share_port, shares)?;
     let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone(), store.clone());
 
-    let fetcher = Fetcher::new(store.clone(), neighbours.clone(), FetchOptions { deadline: DEADLINE });
+    let options = FetchOptions { deadline: DEADLINE };
+    let fetcher = Arc::new(Fetcher::new(store.clone(), neighbours.clone(), options));
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     let options = ViewOptions { mount: arguments.mount.clone(), uid, gid, deadline: DEADLINE };
-    let (view, invalidations) = View::new(options, Arc::new(fetcher));
+    let (view, invalidations) = View::new(options, fetcher.clone());
     let view = Arc::new(view);
     let options = MountOptions { folder: arguments.mount.clone(), host: host.to_string() };
     let mount = {
@@ -157,6 +159,12 @@ pub(crate) async fn run(
 
     let service = {
         let (shutdown, mut stopping) = (shutdown(), stopping.clone());
+        let served = Arc::new(Service {
+            sharing: sharing.clone(),
+            neighbours: neighbours.clone(),
+            store: node.store.clone(),
+            fetcher,
+        });
         tokio::spawn(async move {
             let resumed = sharing.clone();
             let resuming = tokio::task::spawn_blocking(move || resumed.resume());
@@ -168,8 +176,7 @@ pub(crate) async fn run(
                 },
                 _ = stopping.wait_for(|stop| *stop) => return,
             }
-            if let Err(error) = twinshare::peer::serve(share_listener, &credentials, sharing, shutdown).await
-            {
+            if let Err(error) = twinshare::peer::serve(share_listener, &credentials, served, shutdown).await {
                 tracing::error!(%error, "the share service ended");
             }
         })

@@ -86,6 +86,9 @@ pub enum HolderError {
     /// It doesn't let this node read the workspace.
     #[error("doesn't allow this node to read the workspace")]
     Denied,
+    /// Nobody who can be reached holds it, and asking again would change nothing.
+    #[error("nobody who can be reached holds it")]
+    Nobody,
     /// It sent something that it shouldn't.
     #[error("misbehaves: {0}")]
     Misbehaved(String),
@@ -96,11 +99,13 @@ pub type Sink<'a> = &'a mut (dyn FnMut(usize, Result<Piece, Refused>) + Send);
 
 /// Somebody from whom content can be fetched.
 pub trait Holder: Send + Sync {
-    /// Asks for `wants` in one request and passes what comes to `sink`, in any order, as it arrives.
+    /// Asks for `wants` and passes what comes to `sink`, in any order, as it arrives. Somebody waits for the first
+    /// `awaited` of them.
     fn fetch<'a>(
         &'a self,
         workspace: &'a WorkspaceId,
         wants: &'a [Want],
+        awaited: usize,
         sink: Sink<'a>,
     ) -> BoxFuture<'a, Result<(), HolderError>>;
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     holder::{Holder, HolderError, Holders, Piece, Refused, Want},
@@ -37,8 +37,9 @@ const REQUEST_PIECES: usize = 1024;
 /// Bytes in a second that an answer must bring at least, beyond the deadline: below that nobody can work with it.
 const SLOWEST: u64 = 1_000_000;
 
-/// Groups in one slice (1 MiB): a reader gets on with the first while the next is on its way.
-const SLICE_GROUPS: u64 = 64;
+/// Groups in one slice (256 KiB), which begins at a multiple of so many: a reader gets on with the first while the next is
+/// on its way, and readers of one file who share its fetching ask each other for the same slices.
+const SLICE_GROUPS: u64 = 16;
 
 /// The pause before holders that couldn't be reached are asked again; it doubles each time …
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -66,6 +67,8 @@ pub(super) struct Lane {
     /// Whether what was asked for last didn't come in time: then nothing is asked for ahead.
     late: AtomicBool,
     state: Mutex<State>,
+    /// Changes whenever a job has ended, which is after its piece has been put.
+    ended: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -93,7 +96,8 @@ impl Lane {
         ahead: Arc<Budget>,
     ) -> Self {
         let (late, state) = (AtomicBool::new(false), Mutex::default());
-        Self { workspace, store, holders, deadline, ahead, late, state }
+        let ended = watch::Sender::new(());
+        Self { workspace, store, holders, deadline, ahead, late, state, ended }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -156,6 +160,19 @@ impl Lane {
         }
     }
 
+    /// Fetches what is missing of `groups` behind all that somebody waits for here; returns when they are held, or when
+    /// it's known that they won't be.
+    pub(super) async fn bring(self: &Arc<Self>, blob: Blob, groups: Range<u64>) {
+        let mut ended = self.ended.subscribe();
+        let wanted = Groups::from(groups.clone());
+        let is_held = || self.store.held(&blob).is_ok_and(|held| held.is_superset(&wanted));
+        if is_held() || self.queue_slices(blob, groups, false, Class::Readahead).wait().await.is_err() {
+            return;
+        }
+        // Whoever waits may have a piece before it's in the store. What the budget left out isn't on its way.
+        while !is_held() && self.state().open.touches(&blob, &wanted) && ended.changed().await.is_ok() {}
+    }
+
     /// Notes that somebody waited in vain.
     pub(super) fn note_late(&self) {
         self.late.store(true, Ordering::Relaxed);
@@ -179,8 +196,11 @@ impl Lane {
             }
         }
         let slices = ranges(&missing).into_iter().flat_map(|range| {
-            let starts = range.clone().step_by(SLICE_GROUPS as usize);
-            starts.map(move |start| start..range.end.min(start + SLICE_GROUPS))
+            let first = range.start / SLICE_GROUPS..range.end.div_ceil(SLICE_GROUPS);
+            first.map(move |slice| {
+                let slice = slice * SLICE_GROUPS..(slice + 1) * SLICE_GROUPS;
+                range.start.max(slice.start)..range.end.min(slice.end)
+            })
         });
         for groups in slices {
             let want = Want::Slice { blob, groups };
@@ -245,14 +265,14 @@ impl Lane {
         let mut pause = FIRST_PAUSE;
         loop {
             let holders = self.holders.holders(&self.workspace);
-            let nobody = holders.is_empty();
+            let mut nobody = holders.is_empty();
             let mut open: Vec<Asked> = batch.iter().filter(|job| job.is_open()).map(Asked::new).collect();
             for holder in holders {
                 open.retain(|asked| asked.job.is_open());
                 if open.is_empty() {
                     return;
                 }
-                self.ask(&*holder, &mut open, limit).await;
+                nobody = self.ask(&*holder, &mut open, limit).await == Err(HolderError::Nobody);
             }
             let mut again = false;
             for Asked { job, failure } in open.iter_mut().filter(|asked| asked.job.is_open()) {
@@ -287,9 +307,15 @@ impl Lane {
     }
 
     /// Asks one holder for the open jobs; those that it doesn't end learn why.
-    async fn ask(self: &Arc<Self>, holder: &dyn Holder, open: &mut [Asked], limit: Instant) {
+    async fn ask(
+        self: &Arc<Self>,
+        holder: &dyn Holder,
+        open: &mut [Asked],
+        limit: Instant,
+    ) -> Result<(), HolderError> {
         let jobs: Vec<Arc<Job>> = open.iter().map(|asked| asked.job.clone()).collect();
         let wants: Vec<Want> = jobs.iter().map(|job| job.want.clone()).collect();
+        let awaited = jobs.iter().take_while(|job| job.is_awaited()).count();
         let mut refused: Vec<Option<Refused>> = vec![None; jobs.len()];
         let keeping = Keeping::new(self.clone(), jobs);
         let mut sink = |position: usize, piece: Result<Piece, Refused>| match piece {
@@ -300,7 +326,7 @@ impl Lane {
                 }
             }
         };
-        let fetch = holder.fetch(&self.workspace, &wants, &mut sink);
+        let fetch = holder.fetch(&self.workspace, &wants, awaited, &mut sink);
         let result = tokio::time::timeout_at(limit, fetch).await;
         let result = result.unwrap_or_else(|_| Err(HolderError::Unreachable("it takes too long".into())));
         let kept = keeping.done().await;
@@ -317,6 +343,7 @@ impl Lane {
                 (None, Ok(())) => asked.note(SourceError::Failed("the owner left it out".into())),
             }
         }
+        result
     }
 
     /// Puts a piece into the store, and notes that it came for this workspace.
@@ -352,6 +379,7 @@ impl Lane {
         }
         self.state().open.remove(job);
         job.close(outcome);
+        self.ended.send_replace(());
     }
 }
 
@@ -395,6 +423,17 @@ impl State {
 }
 
 impl Open {
+    /// Whether some of these groups are queued or under way.
+    fn touches(&self, blob: &Blob, wanted: &Groups) -> bool {
+        let jobs = self.slices.get(&blob.digest).into_iter().flatten();
+        jobs.into_iter().any(|job| match &job.want {
+            Want::Slice { blob: other, groups } => {
+                other == blob && wanted.intersects(&Groups::from(groups.clone()))
+            }
+            _ => false,
+        })
+    }
+
     /// Removes this job, not another one for the same want.
     fn remove(&mut self, job: &Arc<Job>) {
         if let Want::Slice { blob, .. } = &job.want {

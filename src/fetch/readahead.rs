@@ -39,6 +39,11 @@ impl Readahead {
         Self { files: LruCache::new(NonZeroUsize::new(FILES).unwrap_or(NonZeroUsize::MIN)) }
     }
 
+    /// Whether the file is one of those that were read last.
+    pub(super) fn knows(&self, file: &Digest) -> bool {
+        self.files.contains(file)
+    }
+
     /// Notes a read of `range` bytes in a file of `size` bytes; gives what should be fetched ahead of the reader, if anything.
     pub(super) fn note(&mut self, file: Digest, size: u64, range: Range<u64>) -> Option<Range<u64>> {
         let readers = self.files.get_or_insert_mut(file, Vec::new);

@@ -143,6 +143,7 @@ impl Holder for Owner {
         &'a self,
         _: &'a WorkspaceId,
         wants: &'a [Want],
+        _: usize,
         sink: Sink<'a>,
     ) -> BoxFuture<'a, Result<(), HolderError>> {
         async move {
@@ -246,7 +247,7 @@ async fn what_comes_is_noted_for_its_workspace_alone() {
     read(&fetcher, &large, 0, 1).await.unwrap();
     fetcher.tree(&ID, &Digest::of(&tree)).await.unwrap();
     // What is held already doesn't come: the other workspace's owner may know no more than its digest.
-    fetcher.read(&other, &blob(&small), 0, 1, &Vec::new).await.unwrap();
+    fetcher.read(&other, &blob(&small), 0, 1, &()).await.unwrap();
     for content in [&small, &large, &tree] {
         assert!(store.belongs(&ID, &Digest::of(content)).unwrap());
         assert!(!store.belongs(&other, &Digest::of(content)).unwrap());
@@ -389,6 +390,10 @@ impl ReadStore for Panicking {
 
     fn read_at(&self, _: &Blob, _: u64, _: &mut [u8]) -> Result<bool, StoreError> {
         Ok(false)
+    }
+
+    fn slice(&self, _: &Blob, _: std::ops::Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(None)
     }
 
     fn belongs(&self, _: &WorkspaceId, _: &Digest) -> Result<bool, StoreError> {
