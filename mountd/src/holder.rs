@@ -38,8 +38,8 @@ const LATE: Duration = Duration::from_secs(2);
 /// How long a node isn't asked that didn't have what it was asked for …
 const SHUN_LACKING: Duration = Duration::from_secs(2);
 
-/// … that was too slow, or couldn't be reached …
-const SHUN_SLOW: Duration = Duration::from_secs(10);
+/// … that couldn't be reached, or said nothing for long …
+const SHUN_SILENT: Duration = Duration::from_secs(10);
 
 /// … or sent what nobody should.
 const SHUN_LYING: Duration = Duration::from_secs(600);
@@ -302,7 +302,7 @@ impl<'a> Fetch<'a> {
             Err(error) if is_owner => self.failure = Some(error),
             Err(PeerError::Misbehaved { .. }) => self.swarm.shun(ask.who, Instant::now() + SHUN_LYING),
             Err(error) => {
-                self.swarm.shun(ask.who, Instant::now() + SHUN_SLOW);
+                self.swarm.shun(ask.who, Instant::now() + SHUN_SILENT);
                 self.failure.get_or_insert(error);
             }
             Ok(()) if !is_owner && !ask.missing.is_empty() => {
@@ -329,9 +329,6 @@ impl<'a> Fetch<'a> {
         let Some(ask) = self.asks.get_mut(&id) else { return };
         ask.handed_on.extend(&late);
         tracing::debug!(node = %ask.who, pieces = late.len(), "a fetch is late: another is asked");
-        if ask.who != self.ways.owner {
-            self.swarm.shun(ask.who, Instant::now() + SHUN_SLOW);
-        }
         self.dispatch(late);
     }
 
