@@ -229,6 +229,7 @@ impl<'a> Fetch<'a> {
             let capability = if who == self.ways.owner { None } else { self.ways.capability };
             let (id, workspace, events) = (self.count, self.ways.workspace, self.events.0.clone());
             self.count += 1;
+            tracing::info!(owner = who == self.ways.owner, n = missing.len(), awaited = missing.iter().filter(|p| **p < self.awaited).count(), "XASK");
             self.asks.insert(id, Ask { who, missing, since: Instant::now(), handed_on: BTreeSet::new() });
             self.running.push(
                 async move {
@@ -291,6 +292,7 @@ impl<'a> Fetch<'a> {
     /// Takes note of how a request ended, and asks others for what it didn't bring.
     fn end(&mut self, id: usize, result: Result<(), PeerError>) -> Result<(), HolderError> {
         let Some(ask) = self.asks.remove(&id) else { return Ok(()) };
+        tracing::info!(owner = ask.who == self.ways.owner, missing = ask.missing.len(), handed = ask.handed_on.len(), result = result.is_ok(), "XEND");
         let is_owner = ask.who == self.ways.owner;
         if let Err(error) = &result {
             tracing::debug!(node = %ask.who, %error, "a fetch failed");
@@ -328,6 +330,7 @@ impl<'a> Fetch<'a> {
         let Some(late) = self.asks.get(&id).map(|ask| self.late(ask)) else { return };
         let Some(ask) = self.asks.get_mut(&id) else { return };
         ask.handed_on.extend(&late);
+        tracing::info!(owner = ask.who == self.ways.owner, n = late.len(), "XHEDGE");
         tracing::debug!(node = %ask.who, pieces = late.len(), "a fetch is late: another is asked");
         self.dispatch(late);
     }
