@@ -229,7 +229,12 @@ impl<'a> Fetch<'a> {
             let capability = if who == self.ways.owner { None } else { self.ways.capability };
             let (id, workspace, events) = (self.count, self.ways.workspace, self.events.0.clone());
             self.count += 1;
-            tracing::info!(owner = who == self.ways.owner, n = missing.len(), awaited = missing.iter().filter(|p| **p < self.awaited).count(), "XASK");
+            tracing::info!(
+                owner = who == self.ways.owner,
+                n = missing.len(),
+                awaited = missing.iter().filter(|p| **p < self.awaited).count(),
+                "XASK"
+            );
             self.asks.insert(id, Ask { who, missing, since: Instant::now(), handed_on: BTreeSet::new() });
             self.running.push(
                 async move {
@@ -292,7 +297,13 @@ impl<'a> Fetch<'a> {
     /// Takes note of how a request ended, and asks others for what it didn't bring.
     fn end(&mut self, id: usize, result: Result<(), PeerError>) -> Result<(), HolderError> {
         let Some(ask) = self.asks.remove(&id) else { return Ok(()) };
-        tracing::info!(owner = ask.who == self.ways.owner, missing = ask.missing.len(), handed = ask.handed_on.len(), result = result.is_ok(), "XEND");
+        tracing::info!(
+            owner = ask.who == self.ways.owner,
+            missing = ask.missing.len(),
+            handed = ask.handed_on.len(),
+            result = result.is_ok(),
+            "XEND"
+        );
         let is_owner = ask.who == self.ways.owner;
         if let Err(error) = &result {
             tracing::debug!(node = %ask.who, %error, "a fetch failed");
@@ -348,8 +359,8 @@ impl<'a> Fetch<'a> {
 
 /// Whom to ask for a want, one after the other.
 ///
-/// What somebody waits for is asked of the owner. Of a blob that others read too, each gets some slices from the owner,
-/// and the rest from each other.
+/// Of a blob that others read too, each gets some slices from the owner, and the rest from each other; what somebody waits
+/// for is asked of the owner unless another is as quick.
 fn order(
     swarm: &Swarm,
     ways: &Ways,
@@ -369,9 +380,8 @@ fn order(
         && let Some(readers) = readers.get(&blob)
     {
         let readers: Vec<NodeId> = readers.iter().copied().filter(can_be_asked).collect();
-        if !awaited {
-            first = swarm.responsible(&readers, &blob, group);
-        }
+        first = swarm.responsible(&readers, &blob, group);
+        first = first.filter(|node| !awaited || swarm.is_as_quick(node, &ways.owner));
         others.extend(readers);
     }
     others.sort();

@@ -525,6 +525,10 @@ impl Holders for Neighbours {
         found.map(holding).into_iter().collect()
     }
 
+    fn are_several(&self) -> bool {
+        self.swarm.is_used(Instant::now())
+    }
+
     fn knock(&self, workspace: &WorkspaceId) {
         let (client, owner, id) = {
             let book = self.book();

@@ -32,6 +32,8 @@ pub(crate) struct Swarm {
 #[derive(Debug)]
 struct State {
     readers: LruCache<Digest, (Instant, Vec<NodeId>)>,
+    /// When others were last named.
+    latest: Option<Instant>,
     nodes: LruCache<NodeId, Conduct>,
 }
 
@@ -47,7 +49,8 @@ struct Conduct {
 impl Swarm {
     pub(crate) fn new(own: NodeId) -> Self {
         let room = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
-        let state = State { readers: LruCache::new(room(BLOBS)), nodes: LruCache::new(room(NODES)) };
+        let state =
+            State { readers: LruCache::new(room(BLOBS)), latest: None, nodes: LruCache::new(room(NODES)) };
         Self { own, state: Mutex::new(state) }
     }
 
@@ -63,6 +66,7 @@ impl Swarm {
             state.readers.pop(&blob);
         } else {
             let others = others.iter().copied().filter(|node| *node != self.own).collect();
+            state.latest = Some(now);
             state.readers.put(blob, (now, others));
         }
     }
@@ -75,6 +79,11 @@ impl Swarm {
             _ => return Vec::new(),
         };
         others.into_iter().filter(|node| !state.is_shunned(node, now)).collect()
+    }
+
+    /// Whether something is being read that others read too.
+    pub(crate) fn is_used(&self, now: Instant) -> bool {
+        self.state().latest.is_some_and(|at| now.duration_since(at) < FRESH)
     }
 
     /// Notes that a piece came from a node after this time.
@@ -95,6 +104,14 @@ impl Swarm {
     /// How long a node takes to its next piece, mostly.
     pub(crate) fn pace(&self, node: &NodeId) -> Option<Duration> {
         self.state().nodes.peek(node)?.pace
+    }
+
+    /// Whether a node is known to be about as quick as another, to which it's one step further.
+    pub(crate) fn is_as_quick(&self, node: &NodeId, other: &NodeId) -> bool {
+        match (self.pace(node), self.pace(other)) {
+            (Some(pace), Some(others)) => pace <= others * 2,
+            _ => false,
+        }
     }
 
     /// Sorts nodes, the quickest first: those that nothing is known of after those, and last those that are shunned.
@@ -186,6 +203,7 @@ mod tests {
         swarm.note_readers(BLOB, &[node(1), node(2), node(9)], now);
         assert_eq!(swarm.readers(&BLOB, now), [node(1), node(2)], "not itself");
         assert_eq!(swarm.readers(&BLOB, now + FRESH), []);
+        assert!(swarm.is_used(now) && !swarm.is_used(now + FRESH));
         swarm.shun(node(1), now + Duration::from_secs(1));
         assert_eq!(swarm.readers(&BLOB, now), [node(2)]);
         assert_eq!(swarm.readers(&BLOB, now + Duration::from_secs(1)), [node(1), node(2)]);
@@ -193,6 +211,8 @@ mod tests {
         for (n, pace) in [(1, 5), (2, 50), (4, 10)] {
             swarm.note_pace(node(n), Duration::from_millis(pace));
         }
+        assert!(swarm.is_as_quick(&node(4), &node(1)) && !swarm.is_as_quick(&node(2), &node(1)));
+        assert!(!swarm.is_as_quick(&node(3), &node(1)), "nothing is known of it");
         let mut nodes = [1, 2, 3, 4].map(node);
         swarm.sort(&mut nodes, now);
         assert_eq!(nodes, [4, 2, 3, 1].map(node));

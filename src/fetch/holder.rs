@@ -115,6 +115,12 @@ pub trait Holders: Send + Sync {
     /// Who may be asked for content of `workspace`, best first; the owner, if it can be reached at all, is among them.
     fn holders(&self, workspace: &WorkspaceId) -> Vec<Arc<dyn Holder>>;
 
+    /// Whether content comes from several nodes at once at present: then more is asked for at a time, since each has its
+    /// own pace.
+    fn are_several(&self) -> bool {
+        false
+    }
+
     /// Asks the owner to let this node read `workspace`; what comes of it is seen in the catalogue.
     fn knock(&self, workspace: &WorkspaceId);
 }

@@ -28,6 +28,9 @@ use crate::{
 /// others let a demand overtake readahead.
 const REQUESTS: usize = 4;
 
+/// The same where content comes from several: their answers come at different times, and a request ends with its last.
+const REQUESTS_OF_SEVERAL: usize = 8;
+
 /// Bytes that one request asks for, about: a quarter of what fits on a gigabit link in 100 ms.
 const REQUEST_BYTES: u64 = 3 << 20;
 
@@ -225,12 +228,17 @@ impl Lane {
 
     /// Starts another request if there is something to ask and room for it.
     fn start(self: &Arc<Self>, state: &mut State) {
-        while state.requests < REQUESTS
-            && let Some(batch) = state.next_batch(state.requests + 1 < REQUESTS)
+        let most = self.most_requests();
+        while state.requests < most
+            && let Some(batch) = state.next_batch(state.requests + 1 < most)
         {
             state.requests += 1;
             tokio::spawn(self.clone().run(batch));
         }
+    }
+
+    fn most_requests(&self) -> usize {
+        if self.holders.are_several() { REQUESTS_OF_SEVERAL } else { REQUESTS }
     }
 
     /// Carries out batches until there's nothing left to ask.
@@ -243,7 +251,7 @@ impl Lane {
                 }
             }
             let mut state = self.state();
-            let ahead = state.requests < REQUESTS;
+            let ahead = state.requests < self.most_requests();
             match state.next_batch(ahead) {
                 Some(next) => batch = next,
                 None => {

@@ -13,8 +13,8 @@ const READERS: usize = 8;
 /// The window at the second read in a row, in bytes; it doubles with each further one …
 const FIRST_WINDOW: u64 = 256 << 10;
 
-/// … up to this: some 70 ms of a gigabit link.
-const LAST_WINDOW: u64 = 8 << 20;
+/// … up to this: some 140 ms of a gigabit link, and enough for what several send at their own pace.
+const LAST_WINDOW: u64 = 16 << 20;
 
 /// A read that starts within this distance behind a reader's position still belongs to it: the kernel's own readahead
 /// sends its requests from several threads, out of order.
