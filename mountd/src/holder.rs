@@ -442,3 +442,6 @@ fn failure(error: PeerError) -> HolderError {
         error => HolderError::Unreachable(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

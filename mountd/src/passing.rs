@@ -103,3 +103,61 @@ impl Held for Passed {
         self.belonging(&blob.digest, |store| store.slice(blob, groups))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use twinshare::{
+        blob::{VerifiedBlob, VerifiedSlice, encode_slice, hash_bytes},
+        fetch::{FetchOptions, Holder, Holders},
+        store::{MemoryStore, WriteStore},
+    };
+
+    use super::*;
+
+    const LAB: WorkspaceId = WorkspaceId::from_bytes([1; 16]);
+    const PRIVATE: WorkspaceId = WorkspaceId::from_bytes([2; 16]);
+
+    struct Nobody;
+
+    impl Holders for Nobody {
+        fn holders(&self, _: &WorkspaceId) -> Vec<Arc<dyn Holder>> {
+            Vec::new()
+        }
+
+        fn knock(&self, _: &WorkspaceId) {}
+    }
+
+    #[tokio::test]
+    async fn only_content_of_the_workspace_is_passed_on() {
+        let store = Arc::new(MemoryStore::new());
+        let (object, small, large) = (&[0x82, 0x00, 0x80][..], &b"hello"[..], vec![7; 300_000]);
+        store.put_tree(Digest::of(object), object).unwrap();
+        store.put_blob(&VerifiedBlob::verify(Digest::of(small), small.into()).unwrap()).unwrap();
+        let hashed = hash_bytes(&large);
+        let blob = Blob { digest: hashed.digest, size: large.len() as u64 };
+        let encoded = encode_slice(blob, 2..5, &large, &hashed.outboard).unwrap();
+        store.put_slice(&VerifiedSlice::verify(blob, 2..5, &encoded).unwrap()).unwrap();
+        for digest in [Digest::of(object), Digest::of(small), blob.digest] {
+            store.note(&PRIVATE, &digest).unwrap();
+        }
+        let options = FetchOptions { deadline: std::time::Duration::from_secs(1) };
+        let fetcher = Arc::new(Fetcher::new(store.clone(), Arc::new(Nobody), options));
+        let passed = |workspace| Passed { workspace, store: store.clone(), fetcher: fetcher.clone() };
+        let named = Blob { digest: Digest::of(small), size: 5 };
+
+        let private = passed(PRIVATE);
+        assert_eq!(private.tree(&Digest::of(object)).as_deref(), Some(object));
+        assert_eq!(private.blob(&named).as_deref(), Some(small));
+        assert_eq!(private.blob(&Blob { size: 4, ..named }), None);
+        assert_eq!(private.slice(&blob, 2..5), Some(encoded));
+        // What isn't held, and isn't read here either, is neither fetched nor waited for.
+        let piece = PieceRequest::Slice { slice: blob.digest, size: blob.size, groups: [2, 6] };
+        private.gather(&piece).await;
+        assert_eq!(private.slice(&blob, 2..6), None);
+
+        let lab = passed(LAB);
+        assert_eq!(lab.tree(&Digest::of(object)), None);
+        assert_eq!(lab.blob(&named), None);
+        assert_eq!(lab.slice(&blob, 2..5), None);
+    }
+}

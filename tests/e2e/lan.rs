@@ -1,7 +1,5 @@
 //! Many hosts on a switch, each at the end of a slow link of its own.
 
-use std::path::Path;
-
 use crate::{
     bed::{Slot, usable},
     link::{DEVICE, in_namespace, must, sent},
@@ -41,11 +39,6 @@ impl Lan {
         let owner = hosts.next().expect("the first is the owner");
         let guests = hosts.collect();
         Some(Self { owner, guests, slot })
-    }
-
-    /// A folder on the local disk for what belongs to no host.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.slot.folder
     }
 
     /// Bytes that a host has sent since it was plugged in.

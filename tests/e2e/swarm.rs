@@ -88,3 +88,43 @@ fn eight_guests_share_the_fetching_of_one_file() {
     // Eight nodes on a few cores are bound by these when the file is small.
     assert!(!full || last <= 1.5, "the last guest took {last:.2} times as long as one alone");
 }
+
+/// What one guest has read another gets from it when the owner's plug is pulled, and nothing else.
+#[test]
+fn a_guest_has_from_another_what_the_owner_cannot_send() {
+    let Some(lan) = Lan::new() else { return };
+    let folder = lan.owner.files().join("lab");
+    fs::create_dir(&folder).unwrap();
+    let large = noise(&folder.join("large"), "large", 3 << 20);
+    let small = noise(&folder.join("small"), "small", 5000);
+    noise(&folder.join("unread"), "unread", 1 << 20);
+    lan.owner.up(&[]);
+    lan.owner.share(&folder, "lab");
+    let [first, second, ..] = &lan.guests[..] else { panic!("there are eight") };
+    for guest in [first, second] {
+        guest.up(&[]);
+        let place = guest.wait_for_workspace("owner", "lab");
+        assert_eq!(fs::read_dir(place).unwrap().count(), 4, "with its manifest");
+    }
+    for guest in [first, second] {
+        wait_for("the guests know each other", Duration::from_secs(30), || {
+            (guest.json(&["status", "--json"])["peers_online"] == 2).then_some(())
+        });
+    }
+    let at = |guest: &Node, name: &str| guest.mount().join("owner/lab").join(name);
+    read(&at(first, "large"), &large);
+    read(&at(first, "small"), &small);
+    // Who has read something is told along with a later snapshot.
+    let before = lan.owner.snapshot("owner", "lab");
+    fs::write(folder.join("later"), "later").unwrap();
+    wait_for("the second guest has the later snapshot", Duration::from_secs(20), || {
+        let now = lan.owner.snapshot("owner", "lab").filter(|now| Some(now) != before.as_ref())?;
+        (second.snapshot("owner", "lab")? == now).then_some(())
+    });
+
+    lan.unplug(&lan.owner);
+    read(&at(second, "large"), &large);
+    read(&at(second, "small"), &small);
+    let unread = fs::read(at(second, "unread")).map(|bytes| bytes.len());
+    assert!(unread.is_err(), "{unread:?}");
+}

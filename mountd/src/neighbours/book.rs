@@ -42,7 +42,7 @@ pub(crate) struct Neighbour {
     /// What is needed to have parts of its workspaces from others.
     #[serde(skip)]
     pub(super) grants: BTreeMap<WorkspaceId, Grant>,
-    /// A time of its clock, and when it was that time at the earliest.
+    /// A time of its clock, and when it was told.
     #[serde(skip)]
     clock: Option<(u64, Instant)>,
     #[serde(skip)]
@@ -136,7 +136,7 @@ impl Neighbour {
         self.grants = own.map(|grant| (grant.capability.workspace, grant)).collect();
         let latest = self.grants.values().map(|grant| grant.capability.issued).max();
         if let Some(latest) = latest
-            && self.clock.is_none_or(|(known, _)| known < latest)
+            && self.clock.is_none_or(|(known, _)| known != latest)
         {
             self.clock = Some((latest, now));
         }
