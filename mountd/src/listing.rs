@@ -7,7 +7,7 @@ use std::{
 };
 
 use twinshare::{
-    peer::{Served, WorkspaceInfo},
+    peer::WorkspaceInfo,
     tree::Totals,
     types::{NodeId, Timestamp, WorkspaceId},
     view::{HostListing, HostState, Listing, Mounted, Place},

@@ -12,7 +12,10 @@ mod launch;
 mod listing;
 mod neighbours;
 mod node;
+mod passing;
+mod readers;
 mod sharing;
+mod swarm;
 
 use std::process::ExitCode;
 

@@ -28,6 +28,7 @@ use crate::{
     fuse::{Mount, MountOptions},
     http, listing,
     neighbours::{Neighbours, SHARE_PORT},
+    passing::Service,
     sharing::{self, Sharing},
 };
 
@@ -111,7 +112,7 @@ pub(crate) async fn run(
     let options = ViewOptions { mount: arguments.mount.clone(), uid, gid, deadline: DEADLINE };
     let (view, invalidations) = View::new(options, fetcher.clone());
     let view = Arc::new(view);
-    let cache = Cache::open(&arguments.state, store.clone(), fetcher, view.clone(), cache_limit)?;
+    let cache = Cache::open(&arguments.state, store.clone(), fetcher.clone(), view.clone(), cache_limit)?;
     let options = MountOptions { folder: arguments.mount.clone(), host: host.to_string() };
     let mount = {
         let (view, runtime) = (view.clone(), tokio::runtime::Handle::current());
@@ -163,6 +164,12 @@ pub(crate) async fn run(
 
     let service = {
         let (shutdown, mut stopping) = (shutdown(), stopping.clone());
+        let served = Arc::new(Service {
+            sharing: sharing.clone(),
+            neighbours: neighbours.clone(),
+            store: node.store.clone(),
+            fetcher,
+        });
         tokio::spawn(async move {
             let resumed = sharing.clone();
             let resuming = tokio::task::spawn_blocking(move || resumed.resume());
@@ -174,8 +181,7 @@ pub(crate) async fn run(
                 },
                 _ = stopping.wait_for(|stop| *stop) => return,
             }
-            if let Err(error) = twinshare::peer::serve(share_listener, &credentials, sharing, shutdown).await
-            {
+            if let Err(error) = twinshare::peer::serve(share_listener, &credentials, served, shutdown).await {
                 tracing::error!(%error, "the share service ended");
             }
         })

@@ -1,5 +1,6 @@
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -238,7 +239,7 @@ impl Fetcher {
                 Ok(_) => {}
                 Err(why) => answer = Some(Err(why.into())),
             };
-            let result = holder.fetch(workspace, &want, &mut sink).await;
+            let result = holder.fetch(workspace, &want, 1, &mut sink).await;
             if let Err(error) = &result {
                 tracing::debug!(%error, "reading a pending file failed");
             }
@@ -252,6 +253,20 @@ impl Fetcher {
             };
         }
         last
+    }
+}
+
+impl Fetcher {
+    /// Returns when some groups of a file that is being read here are held, or when they won't be soon: fetches them,
+    /// as they'd be fetched ahead of the reader, if nobody has yet. What isn't read here is not fetched for others.
+    pub async fn bring(&self, workspace: &WorkspaceId, blob: &Blob, groups: Range<u64>) {
+        let is_read = {
+            let readahead = self.readahead.lock().unwrap_or_else(PoisonError::into_inner);
+            readahead.knows(&blob.digest)
+        };
+        if is_read {
+            self.lane(workspace).bring(*blob, groups).await;
+        }
     }
 }
 

@@ -29,6 +29,9 @@ use crate::{
 /// others let a demand overtake readahead.
 const REQUESTS: usize = 4;
 
+/// The same where content comes from several: their answers come at different times, and a request ends with its last.
+const REQUESTS_OF_SEVERAL: usize = 8;
+
 /// Bytes that one request asks for, about: a quarter of what fits on a gigabit link in 100 ms.
 const REQUEST_BYTES: u64 = 3 << 20;
 
@@ -38,8 +41,9 @@ const REQUEST_PIECES: usize = 1024;
 /// Bytes in a second that an answer must bring at least, beyond the deadline: below that nobody can work with it.
 const SLOWEST: u64 = 1_000_000;
 
-/// Groups in one slice (1 MiB): a reader gets on with the first while the next is on its way.
-const SLICE_GROUPS: u64 = 64;
+/// Groups in one slice (256 KiB), which begins at a multiple of so many: a reader gets on with the first while the next is
+/// on its way, and readers of one file who share its fetching ask each other for the same slices.
+const SLICE_GROUPS: u64 = 16;
 
 /// The pause before holders that couldn't be reached are asked again; it doubles each time …
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -177,6 +181,12 @@ impl Lane {
         }
     }
 
+    /// As [`Lane::read_ahead`], for somebody else who waits.
+    pub(super) async fn bring(self: &Arc<Self>, blob: Blob, groups: Range<u64>) {
+        // Whether it's here is for them to look.
+        let _ = self.queue_slices(blob, groups, false, Class::Readahead).wait_until_put().await;
+    }
+
     /// Notes that somebody waited in vain.
     pub(super) fn note_late(&self) {
         self.late.store(true, Ordering::Relaxed);
@@ -200,8 +210,11 @@ impl Lane {
             }
         }
         let slices = ranges(&missing).into_iter().flat_map(|range| {
-            let starts = range.clone().step_by(SLICE_GROUPS as usize);
-            starts.map(move |start| start..range.end.min(start + SLICE_GROUPS))
+            let first = range.start / SLICE_GROUPS..range.end.div_ceil(SLICE_GROUPS);
+            first.map(move |slice| {
+                let slice = slice * SLICE_GROUPS..(slice + 1) * SLICE_GROUPS;
+                range.start.max(slice.start)..range.end.min(slice.end)
+            })
         });
         for groups in slices {
             let want = Want::Slice { blob, groups };
@@ -230,12 +243,17 @@ impl Lane {
 
     /// Starts another request if there is something to ask and room for it.
     fn start(self: &Arc<Self>, state: &mut State) {
-        while state.requests < REQUESTS
-            && let Some(batch) = state.next_batch(state.requests)
+        let most = self.most_requests();
+        while state.requests < most
+            && let Some(batch) = state.next_batch(most - state.requests)
         {
             state.requests += 1;
             tokio::spawn(self.clone().run(batch));
         }
+    }
+
+    fn most_requests(&self) -> usize {
+        if self.holders.are_several() { REQUESTS_OF_SEVERAL } else { REQUESTS }
     }
 
     /// Carries out batches until there's nothing left to ask.
@@ -255,8 +273,8 @@ impl Lane {
                 self.finish(job, Err(SourceError::Failed("the fetch was given up".into())));
             }
             let mut state = self.state();
-            let others = state.requests - 1;
-            match state.next_batch(others) {
+            let room = (self.most_requests() + 1).saturating_sub(state.requests);
+            match state.next_batch(room) {
                 Some(next) => batch = next,
                 None => {
                     state.requests -= 1;
@@ -277,14 +295,14 @@ impl Lane {
         let mut pause = FIRST_PAUSE;
         loop {
             let holders = self.holders.holders(&self.workspace);
-            let nobody = holders.is_empty();
+            let mut nobody = holders.is_empty();
             let mut open: Vec<Asked> = batch.iter().filter(|job| job.is_open()).map(Asked::new).collect();
             for holder in holders {
                 open.retain(|asked| asked.job.is_open());
                 if open.is_empty() {
                     return;
                 }
-                self.ask(&*holder, &mut open, limit).await;
+                nobody = self.ask(&*holder, &mut open, limit).await == Err(HolderError::Nobody);
             }
             let mut again = false;
             for Asked { job, failure } in open.iter_mut().filter(|asked| asked.job.is_open()) {
@@ -319,9 +337,15 @@ impl Lane {
     }
 
     /// Asks one holder for the open jobs; those that it doesn't end learn why.
-    async fn ask(self: &Arc<Self>, holder: &dyn Holder, open: &mut [Asked], limit: Instant) {
+    async fn ask(
+        self: &Arc<Self>,
+        holder: &dyn Holder,
+        open: &mut [Asked],
+        limit: Instant,
+    ) -> Result<(), HolderError> {
         let jobs: Vec<Arc<Job>> = open.iter().map(|asked| asked.job.clone()).collect();
         let wants: Vec<Want> = jobs.iter().map(|job| job.want.clone()).collect();
+        let awaited = jobs.iter().take_while(|job| job.is_awaited()).count();
         let mut refused: Vec<Option<Refused>> = vec![None; jobs.len()];
         let keeping = Keeping::new(self.clone(), jobs);
         let mut sink = |position: usize, piece: Result<Piece, Refused>| match piece {
@@ -332,7 +356,7 @@ impl Lane {
                 }
             }
         };
-        let fetch = holder.fetch(&self.workspace, &wants, &mut sink);
+        let fetch = holder.fetch(&self.workspace, &wants, awaited, &mut sink);
         let result = tokio::time::timeout_at(limit, fetch).await;
         let result = result.unwrap_or_else(|_| Err(HolderError::Unreachable("it takes too long".into())));
         let kept = keeping.done().await;
@@ -349,6 +373,7 @@ impl Lane {
                 (None, Ok(())) => asked.note(SourceError::Failed("the owner left it out".into())),
             }
         }
+        result
     }
 
     /// Puts a piece into the store, and notes that it came for this workspace.
@@ -414,10 +439,10 @@ impl State {
         }
     }
 
-    /// What the next request asks for while `others` are under way: all demand that fits, then readahead, then bulk. What
+    /// What the next request asks for while there's room for so many: all demand that fits, then readahead, then bulk. What
     /// came in another answer, and what nobody waits for any more, is left out. The last request is kept for demand, the
     /// one before it for readahead.
-    fn next_batch(&mut self, others: usize) -> Option<Vec<Arc<Job>>> {
+    fn next_batch(&mut self, room: usize) -> Option<Vec<Arc<Job>>> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         for (class, kept) in [(Class::Demand, 0), (Class::Readahead, 1), (Class::Bulk, 2)] {
@@ -426,7 +451,7 @@ impl State {
                 Class::Readahead => &mut self.readahead,
                 Class::Bulk => &mut self.bulk,
             };
-            while others + kept < REQUESTS
+            while kept < room
                 && batch.len() < REQUEST_PIECES
                 && let Some(job) = queue.front()
             {

@@ -36,7 +36,7 @@ impl From<Refused> for SourceError {
 impl From<HolderError> for SourceError {
     fn from(error: HolderError) -> Self {
         match error {
-            HolderError::Unreachable(_) => Self::TimedOut,
+            HolderError::Unreachable(_) | HolderError::Nobody => Self::TimedOut,
             HolderError::Denied => Self::Denied,
             HolderError::Misbehaved(_) => Self::Failed(error.to_string()),
         }

@@ -145,6 +145,7 @@ impl Holder for Owner {
         &'a self,
         _: &'a WorkspaceId,
         wants: &'a [Want],
+        _: usize,
         sink: Sink<'a>,
     ) -> BoxFuture<'a, Result<(), HolderError>> {
         async move {
@@ -214,6 +215,13 @@ fn blob(bytes: &[u8]) -> FileContent {
     FileContent::Blob(Blob { digest: Digest::of(bytes), size: bytes.len() as u64 })
 }
 
+/// Waits until what came has been put: readers get it before.
+async fn put(fetcher: &Fetcher) {
+    while fetcher.is_busy() {
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn read(fetcher: &Fetcher, bytes: &[u8], offset: usize, length: usize) -> Result<(), SourceError> {
     let got = fetcher.read(&ID, &blob(bytes), offset as u64, length as u32, &()).await?;
     assert_eq!(got, bytes[offset..offset + length]);
@@ -227,6 +235,7 @@ async fn a_read_brings_what_it_touches_and_is_local_the_second_time() {
     let (fetcher, store) = fetcher(&[&owner]);
     read(&fetcher, &small, 10, 100).await.unwrap();
     read(&fetcher, &large, 1_000_000, 4096).await.unwrap();
+    put(&fetcher).await;
     assert_eq!((owner.requests(), owner.groups_asked()), (2, 1));
     let held = store.held(&Blob { digest: Digest::of(&large), size: large.len() as u64 }).unwrap();
     assert_eq!(held.boundaries(), &[61, 62]);
@@ -247,6 +256,7 @@ async fn what_comes_is_noted_for_its_workspace_alone() {
     read(&fetcher, &small, 0, 1).await.unwrap();
     read(&fetcher, &large, 0, 1).await.unwrap();
     fetcher.tree(&ID, &Digest::of(&tree)).await.unwrap();
+    put(&fetcher).await;
     // What is held already doesn't come: the other workspace's owner may know no more than its digest.
     fetcher.read(&other, &blob(&small), 0, 1, &()).await.unwrap();
     for content in [&small, &large, &tree] {
@@ -393,6 +403,10 @@ impl ReadStore for Panicking {
         Ok(false)
     }
 
+    fn slice(&self, _: &Blob, _: std::ops::Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(None)
+    }
+
     fn belongs(&self, _: &WorkspaceId, _: &Digest) -> Result<bool, StoreError> {
         Ok(false)
     }
@@ -438,9 +452,7 @@ async fn a_panic_ends_its_reads_and_no_others() {
         read(&into_panic, &bytes, 0, 1).await.unwrap();
         // What couldn't be put is not held in memory instead.
         assert_eq!(owner.requests(), round);
-        while into_panic.is_busy() {
-            tokio::task::yield_now().await;
-        }
+        put(&into_panic).await;
     }
     let (fetcher, _) = fetcher(&[&owner]);
     owner.set(Mood::Panics);

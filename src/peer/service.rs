@@ -13,7 +13,7 @@ use axum::{
     Extension, Json, Router,
     body::{Body, to_bytes},
     extract::{Query, State, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -35,8 +35,13 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     answer::Producer,
+    capability::Capability,
+    passing::{self, Held},
     tls::{Credentials, CredentialsError, node_of},
-    wire::{BatchRequest, Catalogue, MAX_BATCH, MAX_TAG, MAX_WAIT, NodeInfo},
+    wire::{
+        BatchRequest, Catalogue, HOLDERS_HEADER, MAX_BATCH, MAX_HOLDERS, MAX_TAG, MAX_WAIT, NodeInfo,
+        PieceRequest,
+    },
 };
 use crate::{
     blob::Blob,
@@ -62,7 +67,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(60);
 
 /// A client that takes nothing of its answer for this long is cut off.
-const STALLED: Duration = Duration::from_secs(30);
+pub(super) const STALLED: Duration = Duration::from_secs(30);
 
 /// Bytes of an answer that are handed to the connection at a time.
 const BIT: usize = 64 << 10;
@@ -87,6 +92,10 @@ pub trait Served: Send + Sync + 'static {
         id: &WorkspaceId,
         reader: Option<NodeId>,
     ) -> Result<Arc<dyn ServedWorkspace>, Refusal>;
+
+    /// What is held of another's workspace, for `reader`, whose `capability` is signed and names it and the workspace.
+    /// Whether the capability's owner is that workspace's and its time has come to an end is judged here.
+    fn held(&self, reader: NodeId, capability: &Capability) -> Result<Arc<dyn Held>, Refusal>;
 }
 
 /// One workspace, as a reader who is allowed to sees it. All calls may block on the disk.
@@ -102,6 +111,10 @@ pub trait ServedWorkspace: Send + Sync {
 
     /// `length` bytes from `offset` of a file that isn't hashed yet, if its version token is still `token`.
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError>;
+
+    /// Notes that the reader asks for these pieces; gives other nodes that lately asked for parts of the same large
+    /// blob, at most [`MAX_HOLDERS`]: they will hold them, and some of the work can be theirs. Doesn't block.
+    fn co_readers(&self, pieces: &[PieceRequest]) -> Vec<NodeId>;
 }
 
 /// Why a workspace isn't served.
@@ -237,7 +250,31 @@ struct Reader(Option<NodeId>);
 
 /// Ends the connection of the request.
 #[derive(Debug, Clone)]
-struct Cut(Arc<Notify>);
+pub(super) struct Cut(Arc<Notify>);
+
+impl Cut {
+    /// Hands over a part of an answer in small bits, so that a slow network isn't taken for a client that takes
+    /// nothing; false when the client is gone, or takes nothing for `patience`, which ends its connection.
+    pub(super) async fn send(
+        &self,
+        sender: &mpsc::Sender<Bytes>,
+        mut part: Bytes,
+        patience: Duration,
+    ) -> bool {
+        while !part.is_empty() {
+            let bit = part.split_to(part.len().min(BIT));
+            match sender.send_timeout(bit, patience).await {
+                Ok(()) => {}
+                Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+                    self.0.notify_one();
+                    return false;
+                }
+                Err(mpsc::error::SendTimeoutError::Closed(_)) => return false,
+            }
+        }
+        true
+    }
+}
 
 /// Whose connections are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -284,10 +321,12 @@ impl Drop for Slot {
 }
 
 #[derive(Clone)]
-struct Service {
-    shares: Arc<dyn Served>,
+pub(super) struct Service {
+    pub(super) shares: Arc<dyn Served>,
     /// Batch answers that may be under way.
     answers: Arc<Semaphore>,
+    /// Those for other owners' guests.
+    pub(super) passings: Arc<Semaphore>,
     /// Threads that may read and compress at a time: more would only keep the mount's own reads from theirs.
     threads: Arc<Semaphore>,
 }
@@ -297,6 +336,7 @@ fn router(shares: Arc<dyn Served>) -> Router {
     let service = Service {
         shares,
         answers: Arc::new(Semaphore::new(ANSWERS)),
+        passings: Arc::new(Semaphore::new(passing::PASSINGS)),
         threads: Arc::new(Semaphore::new(2 * cores)),
     };
     Router::new()
@@ -313,7 +353,7 @@ fn router(shares: Arc<dyn Served>) -> Router {
 }
 
 /// An answer that says why there is none.
-struct ServiceError {
+pub(super) struct ServiceError {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -328,7 +368,11 @@ impl ServiceError {
         Self::new(StatusCode::BAD_REQUEST, "invalid", message)
     }
 
-    fn refused(refusal: Refusal, reader: Option<NodeId>) -> Self {
+    pub(super) fn busy() -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", "too many are being served; try again")
+    }
+
+    pub(super) fn refused(refusal: Refusal, reader: Option<NodeId>) -> Self {
         let status = match (refusal, reader) {
             (Refusal::Unknown, _) => StatusCode::NOT_FOUND,
             (Refusal::Denied, None) => StatusCode::UNAUTHORIZED,
@@ -387,7 +431,7 @@ async fn catalogue(
 async fn batch(
     State(service): State<Service>,
     Extension(Reader(reader)): Extension<Reader>,
-    Extension(Cut(cut)): Extension<Cut>,
+    Extension(cut): Extension<Cut>,
     body: Body,
 ) -> Result<Response, ServiceError> {
     let body = timeout(HANDSHAKE, to_bytes(body, MAX_BATCH))
@@ -403,6 +447,9 @@ async fn batch(
     let request: BatchRequest =
         serde_json::from_slice(&body).map_err(|error| ServiceError::invalid(error.to_string()))?;
     request.check().map_err(ServiceError::invalid)?;
+    if let Some(capability) = request.capability {
+        return passing::pass_on(service, reader, cut, capability, request).await;
+    }
     let (shares, id) = (service.shares.clone(), request.workspace);
     let workspace = service
         .blocking(move || shares.workspace(&id, reader))
@@ -410,12 +457,9 @@ async fn batch(
         .map_err(|refusal| ServiceError::refused(refusal, reader))?;
     let turn = timeout(PATIENCE, service.answers.clone().acquire_owned());
     let Ok(Ok(turn)) = turn.await else {
-        return Err(ServiceError::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "busy",
-            "too many are being served; try again",
-        ));
+        return Err(ServiceError::busy());
     };
+    let holders = workspace.co_readers(&request.pieces);
 
     // The disk works while the network does: some of a portion waits here while the next one is made.
     let (sender, receiver) = mpsc::channel::<Bytes>(16);
@@ -425,29 +469,33 @@ async fn batch(
         loop {
             let step = service.blocking(move || (producer.portion(), producer));
             // Without its end frame the client knows that the answer is incomplete.
-            let Ok((Some(mut portion), rest)) = step.await else { return };
+            let Ok((Some(portion), rest)) = step.await else { return };
             producer = rest;
-            // In small bits, so that a slow network isn't taken for a client that takes nothing.
-            while !portion.is_empty() {
-                let bit = portion.split_to(portion.len().min(BIT));
-                match sender.send_timeout(bit, STALLED).await {
-                    Ok(()) => {}
-                    Err(mpsc::error::SendTimeoutError::Timeout(_)) => return cut.notify_one(),
-                    Err(mpsc::error::SendTimeoutError::Closed(_)) => return,
-                }
+            if !cut.send(&sender, portion, STALLED).await {
+                return;
             }
         }
     });
+    let mut response = streamed(receiver);
+    let names: Vec<String> = holders.iter().take(MAX_HOLDERS).map(NodeId::to_string).collect();
+    if let (false, Ok(names)) = (names.is_empty(), HeaderValue::try_from(names.join(","))) {
+        response.headers_mut().insert(HOLDERS_HEADER, names);
+    }
+    Ok(response)
+}
+
+/// The answer whose bytes are received.
+pub(super) fn streamed(receiver: mpsc::Receiver<Bytes>) -> Response {
     let portions = futures_util::stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|portion| (Ok::<_, Infallible>(portion), receiver))
     });
     let kind = [(header::CONTENT_TYPE, "application/vnd.twinshare.batch")];
-    Ok((kind, Body::from_stream(portions)).into_response())
+    (kind, Body::from_stream(portions)).into_response()
 }
 
 impl Service {
     /// Runs what may block on a thread that may.
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ServiceError> {

@@ -245,6 +245,13 @@ proptest! {
             let all = held.is_superset(&Groups::from(sample.blob.touched(start, end)));
             let expected = all.then(|| sample.bytes[start as usize..end as usize].to_vec());
             assert_eq!(read(store, &sample.blob, start, end), expected);
+            // What is held can be passed on: with the hashes that show it right.
+            let touched = sample.blob.touched(start, end);
+            let encoded = store.slice(&sample.blob, touched.clone()).unwrap();
+            assert_eq!(encoded.is_some(), all);
+            if let Some(encoded) = encoded {
+                VerifiedSlice::verify(sample.blob, touched.clone(), &encoded).unwrap();
+            }
         });
     }
 }

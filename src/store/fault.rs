@@ -1,5 +1,6 @@
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
@@ -20,6 +21,8 @@ pub enum Call {
     Held,
     /// [`ReadStore::read_at`]
     ReadAt,
+    /// [`ReadStore::slice`]
+    Slice,
     /// [`WriteStore::put_tree`]
     PutTree,
     /// [`WriteStore::put_blob`]
@@ -181,6 +184,15 @@ impl<S: ReadStore> ReadStore for FaultStore<S> {
             spoil(buffer);
         }
         Ok(held)
+    }
+
+    fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        let wrong = self.enter(Call::Slice)?;
+        let mut encoded = self.inner.slice(blob, groups)?;
+        if let (true, Some(bytes)) = (wrong, &mut encoded) {
+            spoil(bytes);
+        }
+        Ok(encoded)
     }
 
     fn belongs(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<bool, StoreError> {

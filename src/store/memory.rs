@@ -1,5 +1,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    io,
+    ops::Range,
     sync::Mutex,
 };
 
@@ -7,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Pin, PruneStore, ReadStore, StoreError, Usage, WriteStore, lock, whole_as_slice};
 use crate::{
-    blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice},
+    blob::{Blob, GROUP, Groups, Parent, ReadAt, VerifiedBlob, VerifiedSlice, encode_slice, outboard_length},
     types::{Digest, PathKey, WorkspaceId},
 };
 
@@ -21,7 +23,7 @@ pub struct MemoryStore {
 struct Content {
     trees: HashMap<Digest, Bytes>,
     blobs: HashMap<Digest, Bytes>,
-    large: HashMap<Blob, BTreeMap<u64, Bytes>>,
+    large: HashMap<Blob, Large>,
     notes: HashSet<(WorkspaceId, Digest)>,
     paths: HashMap<(WorkspaceId, PathKey), Blob>,
     /// With the round in which each was last laid on the content.
@@ -36,7 +38,30 @@ impl Content {
     fn size(&self, digest: &Digest) -> u64 {
         let whole = [self.trees.get(digest), self.blobs.get(digest)].into_iter().flatten();
         let large = self.large.iter().filter(|(blob, _)| blob.digest == *digest);
-        whole.chain(large.flat_map(|(_, groups)| groups.values())).map(|bytes| bytes.len() as u64).sum()
+        whole.chain(large.flat_map(|(_, large)| large.groups.values())).map(|bytes| bytes.len() as u64).sum()
+    }
+}
+
+/// What is held of a large blob.
+#[derive(Debug, Default)]
+struct Large {
+    groups: BTreeMap<u64, Bytes>,
+    /// Blank where no hashes have come.
+    outboard: Vec<u8>,
+}
+
+impl ReadAt for Large {
+    fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buffer.is_empty() {
+            let group = self.groups.get(&(offset / GROUP)).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let rest = group.get((offset % GROUP) as usize..).filter(|rest| !rest.is_empty());
+            let rest = rest.ok_or(io::ErrorKind::UnexpectedEof)?;
+            let (now, later) = buffer.split_at_mut(rest.len().min(buffer.len()));
+            now.copy_from_slice(&rest[..now.len()]);
+            offset += now.len() as u64;
+            buffer = later;
+        }
+        Ok(())
     }
 }
 
@@ -59,7 +84,7 @@ impl ReadStore for MemoryStore {
             return Ok(if held { Groups::from(0..blob.groups()) } else { Groups::empty() });
         }
         let mut held = Groups::empty();
-        for group in content.large.get(blob).into_iter().flat_map(BTreeMap::keys) {
+        for group in content.large.get(blob).into_iter().flat_map(|large| large.groups.keys()) {
             held |= Groups::from(*group..group + 1);
         }
         Ok(held)
@@ -81,7 +106,7 @@ impl ReadStore for MemoryStore {
             buffer.copy_from_slice(&bytes[offset as usize..end as usize]);
             return Ok(true);
         }
-        let Some(groups) = content.large.get(blob) else { return Ok(false) };
+        let Some(Large { groups, .. }) = content.large.get(blob) else { return Ok(false) };
         for group in blob.touched(offset, end) {
             let Some(bytes) = groups.get(&group) else { return Ok(false) };
             let start = group * GROUP;
@@ -91,6 +116,18 @@ impl ReadStore for MemoryStore {
                 .copy_from_slice(&bytes[(from - start) as usize..(to - start) as usize]);
         }
         Ok(true)
+    }
+
+    fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        let content = lock(&self.content);
+        let Some(large) = content.large.get(blob) else { return Ok(None) };
+        if groups.clone().any(|group| !large.groups.contains_key(&group)) {
+            return Ok(None);
+        }
+        match encode_slice(*blob, groups, large, &large.outboard) {
+            Ok(encoded) => Ok(Some(encoded)),
+            Err(_) => Err(StoreError::Corrupt(blob.digest)),
+        }
     }
 
     fn belongs(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<bool, StoreError> {
@@ -122,8 +159,12 @@ impl WriteStore for MemoryStore {
 
     fn put_slice(&self, slice: &VerifiedSlice) -> Result<(), StoreError> {
         let mut content = lock(&self.content);
-        let groups = content.large.entry(slice.blob()).or_default();
-        groups.extend(slice.groups().zip(slice.leaves().iter().cloned()));
+        let large = content.large.entry(slice.blob()).or_default();
+        large.outboard.resize(outboard_length(slice.blob().size) as usize, 0);
+        for Parent { offset, pair } in slice.parents() {
+            large.outboard[*offset as usize..][..pair.len()].copy_from_slice(pair);
+        }
+        large.groups.extend(slice.groups().zip(slice.leaves().iter().cloned()));
         Ok(())
     }
 
@@ -146,7 +187,7 @@ impl PruneStore for MemoryStore {
     fn used(&self) -> u64 {
         let content = lock(&self.content);
         let whole = content.trees.values().chain(content.blobs.values());
-        let all = whole.chain(content.large.values().flat_map(BTreeMap::values));
+        let all = whole.chain(content.large.values().flat_map(|large| large.groups.values()));
         all.map(|bytes| bytes.len() as u64).sum()
     }
 

@@ -10,6 +10,7 @@ mod memory;
 
 use std::{
     collections::HashMap,
+    ops::Range,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -70,6 +71,10 @@ pub trait ReadStore: Send + Sync {
     /// Fills `buffer` with the blob's bytes from `offset` (the range lies within the blob); false, and the buffer's
     /// content undefined, when some of them are not held.
     fn read_at(&self, blob: &Blob, offset: u64, buffer: &mut [u8]) -> Result<bool, StoreError>;
+
+    /// Some groups of a large blob with the hashes that show them right, as [`encode_slice`] makes them; none when some of
+    /// them aren't held.
+    fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Whether content of this digest, a tree object or a blob, came as a part of the workspace. Others of the workspace
     /// may have it only then: a workspace can name a digest whose content its owner never had.

@@ -6,6 +6,7 @@
 
 mod bed;
 mod cable;
+mod lan;
 mod link;
 mod node;
 mod sample;
@@ -21,4 +22,5 @@ mod network;
 mod plain_user;
 mod security;
 mod semantics;
+mod swarm;
 mod venv;

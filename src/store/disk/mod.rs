@@ -19,6 +19,7 @@ mod tests;
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
@@ -274,6 +275,10 @@ impl ReadStore for DiskStore {
             }
             _ => Ok(false),
         }
+    }
+
+    fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        self.disk.slice_large(blob, groups)
     }
 
     fn belongs(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<bool, StoreError> {
