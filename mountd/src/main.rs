@@ -38,6 +38,8 @@ fn main() -> ExitCode {
     // fuser warns of every kind of request that the mount doesn't know. A log that can't be written is no reason to
     // end: the disk may be full.
     let levels = Targets::new().with_default(LevelFilter::INFO).with_target("fuser", LevelFilter::ERROR);
+    let wanted = std::env::var("TWINSHARE_LOG").ok().and_then(|wanted| wanted.parse().ok());
+    let levels = wanted.unwrap_or(levels);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)

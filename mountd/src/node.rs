@@ -39,6 +39,9 @@ const DESCRIPTORS: usize = 256;
 /// How long one read may wait for content.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Files up to this many bytes are taken for such as are mapped: nearly all libraries.
+const MAPPED: u64 = 32 << 20;
+
 /// The node, as the control API sees it.
 pub(crate) struct Node {
     pub(crate) identity: Arc<Identity>,
@@ -101,7 +104,8 @@ pub(crate) async fn run(
     let sharing = Sharing::open(&arguments.state, identity.clone(), host.clone(), share_port, shares)?;
     let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone(), store.clone());
 
-    let fetcher = Fetcher::new(store.clone(), neighbours.clone(), FetchOptions { deadline: DEADLINE });
+    let fetcher =
+        Fetcher::new(store.clone(), neighbours.clone(), FetchOptions { deadline: DEADLINE, mapped: MAPPED });
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     let options = ViewOptions { mount: arguments.mount.clone(), uid, gid, deadline: DEADLINE };

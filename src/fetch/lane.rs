@@ -203,6 +203,12 @@ impl Lane {
         ticket
     }
 
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        let state = self.state();
+        state.requests > 0 || !state.open.whole.is_empty() || !state.open.slices.is_empty()
+    }
+
     /// Starts another request if there is something to ask and room for it.
     fn start(self: &Arc<Self>, state: &mut State) {
         while state.requests < REQUESTS
@@ -216,11 +222,18 @@ impl Lane {
     /// Carries out batches until there's nothing left to ask.
     async fn run(self: Arc<Self>, mut batch: Vec<Arc<Job>>) {
         loop {
+            let begun = Instant::now();
             // A panic ends this request, but neither the ones queued behind it nor the wait for its jobs.
-            if AssertUnwindSafe(self.request(&batch)).catch_unwind().await.is_err() {
-                for job in &batch {
-                    self.finish(job, Err(SourceError::Failed("the fetch was given up".into())));
-                }
+            let _ = AssertUnwindSafe(self.request(&batch)).catch_unwind().await;
+            tracing::trace!(
+                pieces = batch.len(),
+                bytes = batch.iter().map(|job| job.want.cost()).sum::<u64>(),
+                first = ?batch.first().map(|job| &job.want),
+                took = ?begun.elapsed(),
+                "a request ended"
+            );
+            for job in &batch {
+                self.finish(job, Err(SourceError::Failed("the fetch was given up".into())));
             }
             let mut state = self.state();
             let ahead = state.requests < REQUESTS;
@@ -335,7 +348,7 @@ impl Lane {
         self.state().open.whole.get(want).cloned()
     }
 
-    /// Ends a job, unless it has ended: whoever comes from now on starts anew.
+    /// Ends a job, unless it has an outcome; whoever comes from now on starts anew.
     pub(super) fn finish(&self, job: &Arc<Job>, outcome: Result<Option<Arc<Piece>>, SourceError>) {
         if let Ok(Some(_)) = outcome {
             self.late.store(false, Ordering::Relaxed);

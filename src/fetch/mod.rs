@@ -14,4 +14,4 @@ mod tests;
 
 pub use fetcher::{FetchOptions, Fetcher};
 pub use holder::{Holder, HolderError, Holders, Piece, Refused, Sink, Want};
-pub use source::{FileContent, Nearby, Source, SourceError};
+pub use source::{FileContent, Source, SourceError, Surroundings};

@@ -57,8 +57,25 @@ pub enum FileContent {
     },
 }
 
-/// Tells small blobs that will probably be wanted soon, most likely first; asked only when something must be fetched.
-pub type Nearby<'a> = &'a (dyn Fn() -> Vec<Blob> + Sync);
+/// What is known of a file beyond its content; asked only when it matters, since answering takes a while.
+pub trait Surroundings: Sync {
+    /// The names from the workspace's root to the file, if it still has such a place.
+    fn path(&self) -> Option<Vec<Name>>;
+
+    /// Small blobs that will probably be wanted soon, most likely first.
+    fn nearby(&self) -> Vec<Blob>;
+}
+
+/// A file of which nothing more is known.
+impl Surroundings for () {
+    fn path(&self) -> Option<Vec<Name>> {
+        None
+    }
+
+    fn nearby(&self) -> Vec<Blob> {
+        Vec::new()
+    }
+}
 
 /// Where the view gets its content. Futures are ready at once when what they need is local.
 pub trait Source: Send + Sync {
@@ -69,15 +86,14 @@ pub trait Source: Send + Sync {
         digest: &'a Digest,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>>;
 
-    /// Exactly `length` bytes of `content` from `offset`; the range lies within the content. When a small blob has to be
-    /// fetched, what is `nearby` may be fetched along.
+    /// Exactly `length` bytes of `content` from `offset`; the range lies within the content.
     fn read<'a>(
         &'a self,
         workspace: &'a WorkspaceId,
         content: &'a FileContent,
         offset: u64,
         length: u32,
-        nearby: Nearby<'a>,
+        around: &'a dyn Surroundings,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>>;
 
     /// Somebody wanted to see a workspace that its owner hasn't opened to this node: ask the owner.

@@ -34,7 +34,7 @@ use futures_util::{StreamExt, stream};
 
 use crate::{
     blob::Blob,
-    fetch::{FileContent, Source, SourceError},
+    fetch::{FileContent, Source, SourceError, Surroundings},
     tree::{Content, Extent, Kind, Page},
     types::{Digest, Name, WorkspaceId},
 };
@@ -129,6 +129,22 @@ struct Listed<'a> {
     node: &'a Node,
     generation: u64,
     look_up: bool,
+}
+
+/// A file and where it stands.
+struct Around<'a> {
+    view: &'a View,
+    node: &'a Node,
+}
+
+impl Surroundings for Around<'_> {
+    fn path(&self) -> Option<Vec<Name>> {
+        self.view.path(self.node)
+    }
+
+    fn nearby(&self) -> Vec<Blob> {
+        self.view.siblings(self.node)
+    }
 }
 
 impl View {
@@ -316,21 +332,21 @@ impl View {
         }
         let length = (end - offset) as u32;
         let workspace = &remote.workspace.id;
-        let nearby = || self.siblings(&node);
+        let around = Around { view: self, node: &node };
         match content {
             Content::Blob(digest) => {
                 let file = FileContent::Blob(Blob { digest: *digest, size: *size });
-                Ok(self.source.read(workspace, &file, offset, length, &nearby).await?)
+                Ok(self.source.read(workspace, &file, offset, length, &around).await?)
             }
             Content::Pending => {
                 let path = self.path(&node).ok_or(SourceError::Changed)?;
                 let file = FileContent::Pending { path, token: remote.entry.attributes.token };
-                Ok(self.source.read(workspace, &file, offset, length, &nearby).await?)
+                Ok(self.source.read(workspace, &file, offset, length, &around).await?)
             }
             Content::Sparse { blob, extents } => {
                 let size = extents.iter().map(|extent| extent.length).sum();
                 let file = FileContent::Blob(Blob { digest: *blob, size });
-                self.read_sparse(workspace, &file, extents, offset, length).await
+                self.read_sparse(workspace, &file, extents, offset, length, &around).await
             }
         }
     }
@@ -363,6 +379,7 @@ impl View {
         extents: &[Extent],
         offset: u64,
         length: u32,
+        around: &Around<'_>,
     ) -> Result<Bytes> {
         let end = offset + u64::from(length);
         let overlap = |extent: &Extent| {
@@ -377,7 +394,7 @@ impl View {
         let packed: u64 = extents[..first].iter().map(|extent| extent.length).sum();
         let at = packed + (start - extents[first].offset);
         let wanted: u64 = touched.iter().map(|(from, to)| to - from).sum();
-        let mut data = self.source.read(workspace, file, at, wanted as u32, &Vec::new).await?;
+        let mut data = self.source.read(workspace, file, at, wanted as u32, around).await?;
         if data.len() as u64 != wanted {
             return Err(SourceError::Failed("the content ended early".into()).into());
         }

@@ -11,7 +11,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use super::*;
 use crate::{
     blob::{ReadAt, SparseView},
-    fetch::Nearby,
+    fetch::Surroundings,
     tree::{Attributes, Entry, HardLink, Owner, Totals, TreeSink, write_folder},
     types::{Timestamp, WorkspaceName},
 };
@@ -52,9 +52,9 @@ impl Source for Memory {
         content: &'a FileContent,
         offset: u64,
         length: u32,
-        nearby: Nearby<'a>,
+        around: &'a dyn Surroundings,
     ) -> BoxFuture<'a, std::result::Result<Bytes, SourceError>> {
-        *self.nearby.lock().unwrap() = nearby();
+        *self.nearby.lock().unwrap() = around.nearby();
         self.reads.lock().unwrap().push((offset, length));
         let bytes = match content {
             FileContent::Blob(blob) => self.blobs.lock().unwrap().get(&blob.digest).cloned(),
