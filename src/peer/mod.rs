@@ -1,14 +1,13 @@
 //! Between nodes: who a node is, how that is shown over TLS, and the share service with its client.
 //!
 //! docs/share-service.md describes what travels. Reading order: `identity`, `tls`, `capability`, `wire` and `frame` (the formats),
-//! `answer` (how the owner answers a batch), `service` (the server), `passing` (answers out of what is held of others' workspaces), `receive` (how a guest checks an answer), `client`.
+//! `answer` (how the owner answers a batch), `service` (the server), `service/passing` (answers out of what is held of others' workspaces), `receive` (how a guest checks an answer), `client`.
 
 mod answer;
 mod capability;
 mod client;
 mod frame;
 mod identity;
-mod passing;
 mod receive;
 mod service;
 mod tls;
@@ -20,9 +19,8 @@ mod tests;
 pub use capability::Capability;
 pub use client::{IDLE, PeerClient, PeerError};
 pub use identity::{Identity, IdentityError, NotSigned, Signature, fingerprint, verify};
-pub use passing::Held;
 pub use receive::{Answer, Piece, RefusedPiece};
-pub use service::{Refusal, ServeError, Served, ServedWorkspace, serve};
+pub use service::{Held, Refusal, ServeError, Served, ServedWorkspace, serve};
 pub use tls::{Credentials, CredentialsError, Expected};
 pub use wire::{
     Access, BatchRequest, Catalogue, Grant, Head, MAX_BATCH, MAX_HOLDERS, MAX_PIECES, MAX_RANGE, MAX_WAIT,

@@ -1,3 +1,5 @@
+mod passing;
+
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -33,10 +35,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+pub use self::passing::Held;
 use super::{
     answer::Producer,
     capability::Capability,
-    passing::{self, Held},
     tls::{Credentials, CredentialsError, node_of},
     wire::{
         BatchRequest, Catalogue, HOLDERS_HEADER, MAX_BATCH, MAX_HOLDERS, MAX_TAG, MAX_WAIT, NodeInfo,
@@ -67,7 +69,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(60);
 
 /// A client that takes nothing of its answer for this long is cut off.
-pub(super) const STALLED: Duration = Duration::from_secs(30);
+const STALLED: Duration = Duration::from_secs(30);
 
 /// Bytes of an answer that are handed to the connection at a time.
 const BIT: usize = 64 << 10;
@@ -250,17 +252,12 @@ struct Reader(Option<NodeId>);
 
 /// Ends the connection of the request.
 #[derive(Debug, Clone)]
-pub(super) struct Cut(Arc<Notify>);
+struct Cut(Arc<Notify>);
 
 impl Cut {
     /// Hands over a part of an answer in small bits, so that a slow network isn't taken for a client that takes
     /// nothing; false when the client is gone, or takes nothing for `patience`, which ends its connection.
-    pub(super) async fn send(
-        &self,
-        sender: &mpsc::Sender<Bytes>,
-        mut part: Bytes,
-        patience: Duration,
-    ) -> bool {
+    async fn send(&self, sender: &mpsc::Sender<Bytes>, mut part: Bytes, patience: Duration) -> bool {
         while !part.is_empty() {
             let bit = part.split_to(part.len().min(BIT));
             match sender.send_timeout(bit, patience).await {
@@ -321,12 +318,12 @@ impl Drop for Slot {
 }
 
 #[derive(Clone)]
-pub(super) struct Service {
-    pub(super) shares: Arc<dyn Served>,
+struct Service {
+    shares: Arc<dyn Served>,
     /// Batch answers that may be under way.
     answers: Arc<Semaphore>,
     /// Those for other owners' guests.
-    pub(super) passings: Arc<Semaphore>,
+    passings: Arc<Semaphore>,
     /// Threads that may read and compress at a time: more would only keep the mount's own reads from theirs.
     threads: Arc<Semaphore>,
 }
@@ -353,7 +350,7 @@ fn router(shares: Arc<dyn Served>) -> Router {
 }
 
 /// An answer that says why there is none.
-pub(super) struct ServiceError {
+struct ServiceError {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -368,11 +365,11 @@ impl ServiceError {
         Self::new(StatusCode::BAD_REQUEST, "invalid", message)
     }
 
-    pub(super) fn busy() -> Self {
+    fn busy() -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", "too many are being served; try again")
     }
 
-    pub(super) fn refused(refusal: Refusal, reader: Option<NodeId>) -> Self {
+    fn refused(refusal: Refusal, reader: Option<NodeId>) -> Self {
         let status = match (refusal, reader) {
             (Refusal::Unknown, _) => StatusCode::NOT_FOUND,
             (Refusal::Denied, None) => StatusCode::UNAUTHORIZED,
@@ -485,7 +482,7 @@ async fn batch(
 }
 
 /// The answer whose bytes are received.
-pub(super) fn streamed(receiver: mpsc::Receiver<Bytes>) -> Response {
+fn streamed(receiver: mpsc::Receiver<Bytes>) -> Response {
     let portions = futures_util::stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|portion| (Ok::<_, Infallible>(portion), receiver))
     });
@@ -495,7 +492,7 @@ pub(super) fn streamed(receiver: mpsc::Receiver<Bytes>) -> Response {
 
 impl Service {
     /// Runs what may block on a thread that may.
-    pub(super) async fn blocking<T: Send + 'static>(
+    async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ServiceError> {

@@ -8,15 +8,15 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{
-    answer::CONTENT_LEVEL,
-    capability::Capability,
-    frame::{self, Kind},
-    service::{Cut, Refusal, STALLED, Service, ServiceError, streamed},
-    wire::{BatchRequest, PieceRequest},
-};
+use super::{Cut, Refusal, STALLED, Service, ServiceError, streamed};
 use crate::{
     blob::Blob,
+    peer::{
+        answer::CONTENT_LEVEL,
+        capability::Capability,
+        frame::{self, Kind},
+        wire::{BatchRequest, PieceRequest},
+    },
     types::{Digest, NodeId},
 };
 
