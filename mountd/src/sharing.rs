@@ -17,12 +17,14 @@ use twinshare::{
         self, Capability, Catalogue, Grant, Head, Identity, NodeInfo, OwnerPath, PieceRequest, Refusal,
         ServeError, ServedWorkspace, SignedHead, WorkspaceInfo,
     },
+    profile::Profile,
     publish::{self, Access, PublishError, Share, ShareOptions, Shares},
-    types::{Digest, HostName, Name, NodeId, WorkspaceId, WorkspaceName},
+    types::{Digest, HostName, Name, NodeId, PathKey, WorkspaceId, WorkspaceName},
 };
 
 use crate::{
     files::{self, FileError},
+    launches::Profiles,
     readers::Readers,
 };
 
@@ -74,6 +76,7 @@ pub(crate) struct Sharing {
     book: Mutex<Book>,
     requests: Mutex<Requests>,
     readers: Mutex<Readers>,
+    profiles: Arc<Profiles>,
     changed: watch::Sender<u64>,
     /// Itself, for what it hands out to be read from.
     this: Weak<Self>,
@@ -87,6 +90,7 @@ impl Sharing {
         host: HostName,
         port: u16,
         shares: Arc<Shares>,
+        profiles: Arc<Profiles>,
     ) -> Result<Arc<Self>, FileError> {
         let file = state.join("shares.json");
         let book = files::read_json(&file)?.unwrap_or_default();
@@ -99,6 +103,7 @@ impl Sharing {
             book: Mutex::new(book),
             requests: Mutex::default(),
             readers: Mutex::new(Readers::new()),
+            profiles,
             changed: watch::Sender::new(0),
             this: this.clone(),
         });
@@ -189,6 +194,7 @@ impl Sharing {
         let path = match self.find(name) {
             Some(share) => {
                 self.shares.remove(name)?;
+                self.profiles.forget(&share.id());
                 // In the book it may have another name: that of when it was shared.
                 share.root_path().to_path_buf()
             }
@@ -465,6 +471,19 @@ impl ServedWorkspace for Opened {
 
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError> {
         self.open()?.pending(path, token, offset, length).map_err(refused)
+    }
+
+    fn profile(&self, program: &PathKey) -> Profile {
+        match (self.share(), self.sharing.upgrade()) {
+            (Some(share), Some(sharing)) => sharing.profiles.get(&share.id(), program),
+            _ => Profile::default(),
+        }
+    }
+
+    fn offer(&self, program: &PathKey, profile: Profile) {
+        if let (Some(share), Some(sharing)) = (self.share(), self.sharing.upgrade()) {
+            sharing.profiles.merge(&share.id(), program, profile);
+        }
     }
 
     fn co_readers(&self, pieces: &[PieceRequest]) -> Vec<NodeId> {

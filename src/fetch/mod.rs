@@ -2,13 +2,16 @@
 //!
 //! Requests for the same range share one fetch; what waits while others are under way travels together in one request.
 
+mod ahead;
 mod bulk;
 mod fetcher;
+mod folders;
 mod holder;
 mod job;
 mod keeping;
 mod lane;
 mod readahead;
+mod recorder;
 mod source;
 mod tally;
 #[cfg(test)]
@@ -17,5 +20,6 @@ mod tests;
 pub use bulk::{BulkError, Observer, Progress};
 pub use fetcher::{FetchOptions, Fetcher};
 pub use holder::{Holder, HolderError, Holders, Piece, Refused, Sink, Want};
+pub use recorder::{Launch, Recorder};
 pub use source::{FileContent, Source, SourceError, Surroundings};
 pub use tally::Counts;

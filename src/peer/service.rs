@@ -1,4 +1,5 @@
 mod passing;
+mod profile;
 
 use std::{
     collections::HashMap,
@@ -25,7 +26,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -47,7 +48,8 @@ use super::{
 };
 use crate::{
     blob::Blob,
-    types::{Digest, Name, NodeId, WorkspaceId},
+    profile::Profile,
+    types::{Digest, Name, NodeId, PathKey, WorkspaceId},
 };
 
 /// Connections at a time, those in their handshake included.
@@ -117,6 +119,12 @@ pub trait ServedWorkspace: Send + Sync {
     /// Notes that the reader asks for these pieces; gives other nodes that lately asked for parts of the same large
     /// blob, at most [`MAX_HOLDERS`]: they will hold them, and some of the work can be theirs. Doesn't block.
     fn co_readers(&self, pieces: &[PieceRequest]) -> Vec<NodeId>;
+
+    /// What a launch reads that begins with the file at this path, as far as readers have told.
+    fn profile(&self, program: &PathKey) -> Profile;
+
+    /// Takes what a reader's launch has read, for others: it's advice, and may be dropped.
+    fn offer(&self, program: &PathKey, profile: Profile);
 }
 
 /// Why a workspace isn't served.
@@ -340,6 +348,7 @@ fn router(shares: Arc<dyn Served>) -> Router {
         .route("/v1/node", get(node))
         .route("/v1/catalogue", get(catalogue))
         .route("/v1/batch", post(batch))
+        .route("/v1/profile", get(profile::give).post(profile::take))
         .fallback(async || {
             ServiceError::new(StatusCode::NOT_FOUND, "unknown", "there's nothing at this address")
         })
@@ -431,18 +440,7 @@ async fn batch(
     Extension(cut): Extension<Cut>,
     body: Body,
 ) -> Result<Response, ServiceError> {
-    let body = timeout(HANDSHAKE, to_bytes(body, MAX_BATCH))
-        .await
-        .map_err(|_| ServiceError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request took too long"))?
-        .map_err(|_| {
-            ServiceError::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too-large",
-                format!("a request has at most {MAX_BATCH} bytes"),
-            )
-        })?;
-    let request: BatchRequest =
-        serde_json::from_slice(&body).map_err(|error| ServiceError::invalid(error.to_string()))?;
+    let request: BatchRequest = json_body(body, MAX_BATCH).await?;
     request.check().map_err(ServiceError::invalid)?;
     if let Some(capability) = request.capability {
         return passing::pass_on(service, reader, cut, capability, request).await;
@@ -479,6 +477,18 @@ async fn batch(
         response.headers_mut().insert(HOLDERS_HEADER, names);
     }
     Ok(response)
+}
+
+/// Reads the body of a request, which may have at most `limit` bytes.
+async fn json_body<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, ServiceError> {
+    let body = timeout(HANDSHAKE, to_bytes(body, limit))
+        .await
+        .map_err(|_| ServiceError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request took too long"))?
+        .map_err(|_| {
+            let message = format!("a request has at most {limit} bytes");
+            ServiceError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
+        })?;
+    serde_json::from_slice(&body).map_err(|error| ServiceError::invalid(error.to_string()))
 }
 
 /// The answer whose bytes are received.

@@ -28,8 +28,9 @@ use super::{
 };
 use crate::{
     blob::{Blob, GROUP, Hashed, encode_slice, hash_bytes},
+    profile::Profile,
     tree::{self, Attributes, Content, Entry, Owner, Totals, TreeSink, write_folder},
-    types::{Digest, Name, NodeId, Timestamp, WorkspaceId},
+    types::{Digest, Name, NodeId, PathKey, Timestamp, WorkspaceId},
 };
 
 const WORKSPACE: WorkspaceId = WorkspaceId::from_bytes([1; 16]);
@@ -50,6 +51,7 @@ struct Shares {
     catalogues: AtomicUsize,
     grants: Mutex<Vec<Grant>>,
     co_readers: Vec<NodeId>,
+    profiles: Mutex<HashMap<PathKey, Profile>>,
 }
 
 impl Shares {
@@ -64,6 +66,7 @@ impl Shares {
             catalogues: AtomicUsize::new(0),
             grants: Mutex::default(),
             co_readers: Vec::new(),
+            profiles: Mutex::default(),
         }
     }
 
@@ -195,6 +198,14 @@ impl ServedWorkspace for Owned {
                 Ok(bytes[offset as usize..end].to_vec())
             }
         }
+    }
+
+    fn profile(&self, program: &PathKey) -> Profile {
+        self.0.profiles.lock().unwrap().get(program).cloned().unwrap_or_default()
+    }
+
+    fn offer(&self, program: &PathKey, profile: Profile) {
+        self.0.profiles.lock().unwrap().insert(*program, profile);
     }
 
     fn co_readers(&self, _: &[PieceRequest]) -> Vec<NodeId> {
@@ -636,4 +647,29 @@ async fn the_service_ends_when_told_to() {
     drop(server.stop.take());
     server.task.await.unwrap().unwrap();
     assert!(waiting.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn profiles_are_told_by_and_to_those_who_may_read() {
+    let program = PathKey::from_bytes([4; 16]);
+    let touched = r#"[{"path":"a/b","groups":[[0,2],[5,6]]}]"#;
+    let profile: Profile = serde_json::from_str(touched).unwrap();
+    let server = Server::new(Shares::new(identity(1))).await;
+    let client = connect(&identity(2), server.address, Expected::Any).await.unwrap();
+    assert!(client.profile(&WORKSPACE, &program).await.unwrap().is_empty());
+    client.offer(&WORKSPACE, &program, &profile).await.unwrap();
+    assert_eq!(client.profile(&WORKSPACE, &program).await.unwrap(), profile);
+    let other = PathKey::from_bytes([5; 16]);
+    assert!(client.profile(&WORKSPACE, &other).await.unwrap().is_empty());
+    let url = format!("/v1/profile?workspace={WORKSPACE}&program={program}");
+    let head = format!("{url} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+    let told = anonymous(server.address, &format!("GET {head}\r\n")).await;
+    assert!(told.contains(touched), "{told}");
+    let offer = format!("POST {head}content-length: {}\r\n\r\n{touched}", touched.len());
+    assert!(anonymous(server.address, &offer).await.starts_with("HTTP/1.1 401"));
+    for private in
+        [client.profile(&PRIVATE, &program).await.map(drop), client.offer(&PRIVATE, &program, &profile).await]
+    {
+        assert!(matches!(private, Err(PeerError::Denied { .. } | PeerError::Unknown { .. })), "{private:?}");
+    }
 }

@@ -17,6 +17,7 @@ mod cache;
 mod edit;
 mod failure;
 mod launch;
+mod launches;
 mod laziness;
 mod network;
 mod plain_user;

@@ -18,7 +18,8 @@ use twinshare::{
         Catalogue, Credentials, Expected, Held, Identity, NodeInfo, Refusal, ServeError, Served,
         ServedWorkspace, serve,
     },
-    types::Name,
+    profile::Profile,
+    types::{Name, PathKey},
 };
 
 use super::*;
@@ -128,6 +129,12 @@ impl ServedWorkspace for Content {
     fn pending(&self, _: &[Name], _: u64, _: u64, _: u32) -> Result<Vec<u8>, ServeError> {
         Err(ServeError::Unknown)
     }
+
+    fn profile(&self, _: &PathKey) -> Profile {
+        Profile::default()
+    }
+
+    fn offer(&self, _: &PathKey, _: Profile) {}
 
     fn co_readers(&self, _: &[PieceRequest]) -> Vec<NodeId> {
         self.0.co_readers.lock().unwrap().clone()

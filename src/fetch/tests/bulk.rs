@@ -10,7 +10,7 @@ use crate::{
 
 /// Folders and files in the making.
 #[derive(Default)]
-struct Objects(Mutex<Vec<Vec<u8>>>);
+pub(super) struct Objects(Mutex<Vec<Vec<u8>>>);
 
 impl TreeSink for Objects {
     type Error = std::convert::Infallible;
@@ -22,14 +22,18 @@ impl TreeSink for Objects {
 }
 
 impl Objects {
-    fn folder(&self, mut entries: Vec<Entry>) -> Kind {
+    pub(super) fn into_contents(self) -> Vec<Vec<u8>> {
+        self.0.into_inner().unwrap()
+    }
+
+    pub(super) fn folder(&self, mut entries: Vec<Entry>) -> Kind {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let mut totals = Totals::default();
-        entries.iter().for_each(|entry| totals.add(entry.totals()));
+        entries.iter().for_each(|entry| totals.add(entry.kind.totals()));
         Kind::Folder { tree: write_folder(&entries, self).unwrap(), totals }
     }
 
-    fn file(&self, bytes: &[u8]) -> Kind {
+    pub(super) fn file(&self, bytes: &[u8]) -> Kind {
         self.0.lock().unwrap().push(bytes.to_vec());
         Kind::File { size: bytes.len() as u64, content: Content::Blob(Digest::of(bytes)) }
     }
@@ -39,7 +43,7 @@ fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
-fn entry(text: &str, kind: Kind) -> Entry {
+pub(super) fn entry(text: &str, kind: Kind) -> Entry {
     let modified = Timestamp { seconds: 0, nanoseconds: 0 };
     let attributes = Attributes { mode: 0o644, owner: FileOwner::Sharer, modified, token: 0, link: None };
     Entry { name: name(text), attributes, kind }
@@ -91,7 +95,7 @@ fn tree() -> Tree {
         entry("folder", objects.folder(vec![entry("below", objects.file(&below))])),
     ]);
     let Kind::Folder { tree, totals } = root else { panic!() };
-    let contents = objects.0.into_inner().unwrap();
+    let contents = objects.into_contents();
     // An index, its pages, and two more.
     let folders = contents.iter().filter(|object| crate::tree::decode(object).is_ok()).count();
     Tree { root: (tree, totals), owner: Owner::new(&contents), small, below, large, folders }
