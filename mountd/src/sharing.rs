@@ -18,7 +18,7 @@ use twinshare::{
         ServeError, ServedWorkspace, SignedHead, WorkspaceInfo,
     },
     profile::Profile,
-    publish::{self, Access, PublishError, Share, ShareOptions, Shares},
+    publish::{self, Access, LocalBlob, PublishError, Share, ShareOptions, Shares},
     types::{Digest, HostName, Name, NodeId, PathKey, WorkspaceId, WorkspaceName},
 };
 
@@ -441,6 +441,11 @@ impl Opened {
     fn open(&self) -> Result<&Share, ServeError> {
         self.share().ok_or(ServeError::Unknown)
     }
+
+    fn local(&self, blob: &Blob) -> Result<LocalBlob, ServeError> {
+        let local = self.open()?.blob(&blob.digest).map_err(refused)?;
+        if local.size() == blob.size { Ok(local) } else { Err(ServeError::Unknown) }
+    }
 }
 
 fn refused(error: publish::ServeError) -> ServeError {
@@ -462,11 +467,11 @@ impl ServedWorkspace for Opened {
     }
 
     fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Vec<u8>, ServeError> {
-        let local = self.open()?.blob(&blob.digest).map_err(refused)?;
-        if local.size() != blob.size {
-            return Err(ServeError::Unknown);
-        }
-        local.slice(groups).map_err(refused)
+        self.local(blob)?.slice(groups).map_err(refused)
+    }
+
+    fn check(&self, blob: &Blob) -> Result<(), ServeError> {
+        self.local(blob).map(|_| ())
     }
 
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError> {
