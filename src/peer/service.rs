@@ -74,6 +74,9 @@ const HEADERS: Duration = Duration::from_secs(60);
 /// A client that takes nothing of its answer for this long is cut off.
 const STALLED: Duration = Duration::from_secs(30);
 
+/// An answer of up to so many bytes is handed over in one: a few ms of a gigabit link.
+const SHORT: usize = 512 << 10;
+
 /// Bytes of an answer that are handed to the connection at a time.
 const BIT: usize = 64 << 10;
 
@@ -471,7 +474,7 @@ async fn batch(
     let (first, producer, holders) = begun.map_err(|refusal| ServiceError::refused(refusal, reader))?;
     let first = first.unwrap_or_default();
     // Most answers are short: such a one goes out with its head, in one step.
-    let mut response = if producer.has_ended() && first.len() <= BIT {
+    let mut response = if producer.has_ended() && first.len() <= SHORT {
         answered(first.into())
     } else {
         let (sender, receiver) = mpsc::channel::<Bytes>(16);

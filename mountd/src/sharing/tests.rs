@@ -179,6 +179,28 @@ async fn what_is_being_read_ends_with_the_permission_and_with_the_share() {
     assert!(opened.tree(&root).is_none());
 }
 
+#[tokio::test]
+async fn what_was_sent_before_is_sent_again_only_while_its_file_is_as_it_was() {
+    let owner = Owner::new();
+    let share = owner.share("lab", Access::Ask);
+    share.settled().await.unwrap();
+    owner.sharing.decide(share.id(), GUEST, true).unwrap();
+    let opened = owner.sharing.workspace(&share.id(), Some(GUEST)).unwrap();
+    let secret = Blob { digest: Digest::of(b"secret"), size: 6 };
+    opened.check(&secret).unwrap();
+    assert!(matches!(opened.check(&Blob { size: 5, ..secret }), Err(ServeError::Unknown)));
+    assert!(matches!(
+        opened.check(&Blob { digest: Digest::of(b"other"), size: 5 }),
+        Err(ServeError::Unknown)
+    ));
+    owner.sharing.decide(share.id(), GUEST, false).unwrap();
+    assert!(matches!(opened.check(&secret), Err(ServeError::Unknown)));
+    owner.sharing.decide(share.id(), GUEST, true).unwrap();
+    // Of the same length, and by its name still what it was.
+    fs::write(share.root_path().join("secret.txt"), "Secret").unwrap();
+    assert!(matches!(opened.check(&secret), Err(ServeError::Changed | ServeError::Unknown)));
+}
+
 #[test]
 fn the_oldest_request_makes_way() {
     let workspace = WorkspaceId::from_bytes([0; 16]);
