@@ -161,6 +161,26 @@ fn host() -> Value {
     })
 }
 
+fn report() -> Value {
+    json!({
+        "used": 512, "limit": 4096, "pinned": 100, "reads_held": 1990, "reads_fetched": 10, "fetched": 2048,
+        "workspaces": [
+            {"id": "04".repeat(16), "place": "owner/lab", "bytes": 1000},
+            {"id": "05".repeat(16), "place": null, "bytes": 10},
+        ],
+        "pins": [{
+            "path": "owner/lab/data", "state": "waiting", "trouble": "\u{1b} is away",
+            "progress": {"files": 12345, "bytes": 9000, "here_files": 7, "here_bytes": 100, "failed": 0, "pending": 0},
+        }],
+    })
+}
+
+fn step(ended: bool) -> Value {
+    let progress =
+        json!({"files": 12, "bytes": 9000, "here_files": 12, "here_bytes": 9000, "failed": 0, "pending": 3});
+    json!({"progress": progress, "ended": ended})
+}
+
 fn usual(endpoint: &str) -> (u16, Value) {
     let answer = match endpoint {
         "GET /status" => status(),
@@ -183,6 +203,10 @@ fn usual(endpoint: &str) -> (u16, Value) {
             "workspace": "tools", "peer": "03".repeat(32), "host": "owner", "address": null, "fingerprint": "0303 0303",
             "asked": "2026-01-02T03:04:05Z",
         }]),
+        "GET /cache" | "DELETE /cache?path=owner/lab" => report(),
+        "POST /prefetches?path=owner/lab" => step(true),
+        "POST /pins?path=owner/lab/data" => report()["pins"][0].clone(),
+        "DELETE /pins?path=owner/lab/data" => json!({}),
         "GET /doctor" => json!([]),
         _ if endpoint.starts_with("DELETE /shares/") || endpoint.starts_with("POST /requests/") => json!({}),
         _ => {
@@ -214,6 +238,11 @@ fn every_help_shows_an_example() {
         "requests",
         "requests allow",
         "requests deny",
+        "cache",
+        "cache clear",
+        "prefetch",
+        "pin",
+        "unpin",
         "doctor",
     ] {
         let mut arguments: Vec<&str> = verb.split_whitespace().collect();
@@ -609,4 +638,59 @@ fn down_waits_for_the_end_of_the_node() {
     assert_eq!(home.text(&["down"]), "down\n");
     assert!(!Path::new("/proc").join(pid.to_string()).exists());
     assert_eq!(home.text(&["down"]), "no node is running\n");
+}
+
+#[test]
+fn the_cache_is_shown_and_cleared() {
+    let home = Home::new();
+    let _node = FakeNode::usual(&home);
+    assert_eq!(
+        home.text(&["cache"]),
+        "\
+used     512 B of 4.0 KiB
+pinned   100 B
+reads    99% of 2,000 were in it
+fetched  2.0 KiB since the start
+
+WORKSPACE                      CACHED
+owner/lab                      1000 B
+05050505 (not shown any more)    10 B
+
+PINNED          STATE
+owner/lab/data  7 of 12,345 files, 100 B of 8.8 KiB; \\u{1b} is away
+"
+    );
+    assert_eq!(serde_json::from_str::<Value>(&home.text(&["cache", "--json"])).unwrap(), report());
+    let cleared = home.text(&["cache", "clear", "owner/lab/"]);
+    assert_eq!(cleared, "512 B freed, 512 B left, of which 100 B are pinned\n");
+    let output = home.run(&["cache", "clear", "owner/other"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("can't clear the cache of owner/other: there's no such thing"));
+}
+
+#[test]
+fn what_is_wanted_later_is_prefetched_and_pinned() {
+    let home = Home::new();
+    let node = FakeNode::publish(
+        &home,
+        Box::new(|endpoint, _| match endpoint {
+            "POST /prefetches?path=owner/gone" => (200, step(false)),
+            endpoint => usual(endpoint),
+        }),
+    );
+    let fetched = home.text(&["prefetch", "owner/lab"]);
+    assert_eq!(
+        fetched,
+        "owner/lab is here: 12 of 12 files, 8.8 KiB of 8.8 KiB in 0 s\n3 aren't hashed by their owner yet\n"
+    );
+    let output = home.run(&["prefetch", "owner/gone"]);
+    assert!(stderr(&output).contains("it stopped in the middle"), "{}", stderr(&output));
+    assert!(home.text(&["pin", "owner/lab/data"]).contains("owner/lab/data is being kept complete"));
+    assert!(home.text(&["unpin", "owner/lab/data"]).contains("is no longer pinned"));
+    node.asked("DELETE /pins?path=owner/lab/data");
+    for wrong in
+        [&["prefetch", "owner"][..], &["pin"], &["pin", "owner/.."], &["up", "--cache-limit", "1GiBs"]]
+    {
+        assert_eq!(home.run(wrong).status.code(), Some(2), "{wrong:?}");
+    }
 }

@@ -4,14 +4,13 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use twinshare::{
     api::{
-        Access, AccessRequest, CacheUse, Control, Decision, FileEntry, FileKind, FilePath, Finding, Host,
-        LaunchPlan, LaunchRequest, LeftOut, Peer, PeerAddress, PeerSource, PeerState, Problem, Progress,
-        RawText, Share, ShareRequest, Status, Workspace,
+        Access, AccessRequest, CacheReport, Control, Decision, FileEntry, FileKind, FilePath, Finding, Host,
+        LaunchPlan, LaunchRequest, LeftOut, Peer, PeerAddress, PeerSource, PeerState, Pin, Prefetch, Problem,
+        Progress, RawText, Share, ShareRequest, Status, Workspace,
     },
     discovery,
     fetch::SourceError,
     publish,
-    store::PruneStore,
     types::{NodeId, WorkspaceName},
     view::{self, Cookie, HostState, Ino, OUTSIDE, Place, View, ViewError},
 };
@@ -42,7 +41,7 @@ impl Control for Node {
             control_port: self.control_port,
             workspaces_shared: self.sharing.list().len() as u64,
             peers_online: online as u64,
-            cache: CacheUse { used: self.store.used(), limit: crate::node::CACHE_LIMIT },
+            cache: self.cache.size(),
             uptime_s: self.started.elapsed().as_secs(),
         }
     }
@@ -160,8 +159,7 @@ impl Control for Node {
                 .await
                 .map_err(Problem::failed)?;
         }
-        let mut names = vec![path.host.as_str().as_bytes(), path.workspace.as_str().as_bytes()];
-        names.extend(path.path.iter().map(|name| name.as_bytes()));
+        let names = names(&path);
         let mut walk = Walk { view: &self.view, looked_up: Vec::new() };
         walk.files(&names).await.map_err(|error| not_listed(&path, &error))
     }
@@ -261,6 +259,31 @@ impl Control for Node {
         launch::plan(self, request).await
     }
 
+    async fn cache(&self) -> Result<CacheReport, Problem> {
+        self.cache.report().await
+    }
+
+    async fn clear_cache(&self, which: Option<FilePath>) -> Result<CacheReport, Problem> {
+        self.cache.clear(which.as_ref()).await?;
+        self.cache.report().await
+    }
+
+    async fn prefetch(&self, path: FilePath) -> Result<Prefetch, Problem> {
+        self.cache.prefetch(path)
+    }
+
+    async fn pin(&self, path: FilePath) -> Result<Pin, Problem> {
+        // Said better than by a walk.
+        self.cache.mounted(&path)?;
+        let mut walk = Walk { view: &self.view, looked_up: Vec::new() };
+        walk.find(&names(&path)).await.map_err(|error| not_listed(&path, &error))?;
+        self.cache.pin(&path).await
+    }
+
+    async fn unpin(&self, path: FilePath) -> Result<(), Problem> {
+        self.cache.unpin(&path).await
+    }
+
     async fn doctor(&self) -> Vec<Finding> {
         let peers = self.discovery.peers().len();
         let status = self.status().await;
@@ -296,12 +319,17 @@ impl Drop for Walk<'_> {
 }
 
 impl Walk<'_> {
-    async fn files(&mut self, names: &[&[u8]]) -> Result<Vec<FileEntry>, ViewError> {
+    async fn find(&mut self, names: &[&[u8]]) -> Result<view::Attr, ViewError> {
         let mut attr = self.view.getattr(Ino::ROOT)?;
         for name in names {
             attr = self.view.lookup(attr.ino, name).await?;
             self.looked_up.push(attr.ino);
         }
+        Ok(attr)
+    }
+
+    async fn files(&mut self, names: &[&[u8]]) -> Result<Vec<FileEntry>, ViewError> {
+        let attr = self.find(names).await?;
         let mut found = Vec::new();
         if attr.kind == view::FileKind::Folder {
             let add = |_: Cookie, name: &[u8], attr: view::Attr| {
@@ -329,6 +357,12 @@ impl Walk<'_> {
         let name = twinshare::types::Name::new(name).ok()?;
         Some(FileEntry::new(&name, kind, attr.size, attr.mode.into(), attr.modified, target))
     }
+}
+
+/// A path's names from the mount's root.
+fn names(path: &FilePath) -> Vec<&[u8]> {
+    let place = [path.host.as_str().as_bytes(), path.workspace.as_str().as_bytes()];
+    place.into_iter().chain(path.path.iter().map(|name| name.as_bytes())).collect()
 }
 
 fn raw(bytes: Vec<u8>) -> RawText {

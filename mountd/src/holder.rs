@@ -1,41 +1,404 @@
-use std::sync::Arc;
+//! From whom content is fetched: the owner, and others who hold parts of it.
 
-use futures_util::{FutureExt, future::BoxFuture};
-use twinshare::{
-    fetch::{Holder, HolderError, Piece, Refused, Sink, Want},
-    peer::{self, PeerClient, PeerError, PendingRange, PieceRequest, RefusedPiece},
-    types::WorkspaceId,
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
 };
 
-/// A peer that content is fetched from, with the identity that the workspace has there.
-pub(crate) struct PeerHolder {
-    pub(crate) client: PeerClient,
+use futures_util::{
+    FutureExt,
+    future::BoxFuture,
+    stream::{FuturesUnordered, StreamExt},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use twinshare::{
+    fetch::{Holder, HolderError, Piece, Refused, Sink, Want},
+    peer::{self, Capability, PeerClient, PeerError, PendingRange, PieceRequest, RefusedPiece},
+    types::{Digest, NodeId, WorkspaceId},
+};
+
+use crate::{neighbours::Neighbours, swarm::Swarm};
+
+/// Others than the owner that are asked for one piece, at most.
+const OTHERS: usize = 3;
+
+/// A second one is asked after so many times of what the first usually needs …
+const PATIENCE: u32 = 8;
+
+/// … but not before this, if somebody waits …
+const HEDGE: Duration = Duration::from_millis(250);
+
+/// … and after this in any case. Where nobody waits it's always this.
+const LATE: Duration = Duration::from_secs(2);
+
+/// How long a node isn't asked that didn't have what it was asked for …
+const SHUN_LACKING: Duration = Duration::from_secs(2);
+
+/// … that couldn't be reached, or said nothing for long …
+const SHUN_SILENT: Duration = Duration::from_secs(10);
+
+/// … or sent what nobody should.
+const SHUN_LYING: Duration = Duration::from_secs(600);
+
+/// All who may hold something of one workspace.
+pub(crate) struct Holding {
+    pub(crate) neighbours: Arc<Neighbours>,
     pub(crate) workspace: WorkspaceId,
 }
 
-impl PeerHolder {
-    pub(crate) fn shared(client: PeerClient, workspace: WorkspaceId) -> Arc<dyn Holder> {
-        Arc::new(Self { client, workspace })
-    }
+/// The ways to one workspace.
+#[derive(Debug, Clone)]
+pub(crate) struct Ways {
+    pub(crate) owner: NodeId,
+    /// The workspace's identity at its owner.
+    pub(crate) workspace: WorkspaceId,
+    /// What is shown to others; without it they aren't asked.
+    pub(crate) capability: Option<Capability>,
+    /// Who was sent parts of the workspace.
+    pub(crate) holders: Vec<NodeId>,
+    /// Those of all who can be reached.
+    pub(crate) clients: HashMap<NodeId, PeerClient>,
 }
 
-impl Holder for PeerHolder {
+impl Holder for Holding {
     fn fetch<'a>(
         &'a self,
         _: &'a WorkspaceId,
         wants: &'a [Want],
+        awaited: usize,
         sink: Sink<'a>,
     ) -> BoxFuture<'a, Result<(), HolderError>> {
         async move {
-            let pieces = wants.iter().map(request).collect();
-            let mut answer = self.client.batch(self.workspace, pieces).await.map_err(failure)?;
-            while let Some((position, piece)) = answer.next().await.map_err(failure)? {
-                sink(position, received(piece));
-            }
-            Ok(())
+            let swarm = self.neighbours.swarm();
+            let now = Instant::now();
+            let blobs: BTreeSet<Digest> = wants.iter().filter_map(sliced).map(|(digest, _)| digest).collect();
+            let readers: HashMap<Digest, Vec<NodeId>> =
+                blobs.into_iter().map(|digest| (digest, swarm.readers(&digest, now))).collect();
+            let known = readers.values().flatten().copied();
+            let ways = self.neighbours.ways(&self.workspace, known);
+            let Some(ways) = ways else { return Err(HolderError::Nobody) };
+            Fetch::new(swarm, &ways, &readers, wants, awaited, sink).run().await
         }
         .boxed()
     }
+}
+
+/// The blob and the first group of a slice that is wanted.
+fn sliced(want: &Want) -> Option<(Digest, u64)> {
+    match want {
+        Want::Slice { blob, groups } => Some((blob.digest, groups.start)),
+        _ => None,
+    }
+}
+
+/// Some wants on their way, from one or several nodes.
+struct Fetch<'a> {
+    swarm: &'a Swarm,
+    ways: &'a Ways,
+    wants: &'a [Want],
+    awaited: usize,
+    sink: Sink<'a>,
+    turns: Vec<Turn>,
+    asks: BTreeMap<usize, Ask>,
+    running: FuturesUnordered<BoxFuture<'a, (usize, Result<(), PeerError>)>>,
+    count: usize,
+    /// What comes, each with the request that it came for. Nothing piles up: it's passed on at once, and bounded by what
+    /// was asked for.
+    arriving: mpsc::UnboundedSender<(usize, Event)>,
+    arrived: mpsc::UnboundedReceiver<(usize, Event)>,
+    /// Why the owner gives nothing, or nothing more, or else one of the others.
+    failure: Option<PeerError>,
+}
+
+/// Whose turn it is with one want.
+struct Turn {
+    /// Who is yet to be asked, the next one last.
+    rest: Vec<NodeId>,
+    done: bool,
+    /// What the owner said.
+    refused: Option<Refused>,
+}
+
+/// One request under way.
+struct Ask {
+    who: NodeId,
+    missing: BTreeSet<usize>,
+    /// When it began, or its last piece came.
+    since: Instant,
+    /// Which of them others were asked for since, as it's late.
+    handed_on: BTreeSet<usize>,
+}
+
+enum Event {
+    /// Who else reads what was asked for.
+    Readers(Vec<NodeId>),
+    Piece(usize, peer::Piece),
+}
+
+impl<'a> Fetch<'a> {
+    fn new(
+        swarm: &'a Swarm,
+        ways: &'a Ways,
+        readers: &HashMap<Digest, Vec<NodeId>>,
+        wants: &'a [Want],
+        awaited: usize,
+        sink: Sink<'a>,
+    ) -> Self {
+        let now = Instant::now();
+        let (arriving, arrived) = mpsc::unbounded_channel();
+        let turn = |(position, want): (usize, &Want)| {
+            let mut rest = order(swarm, ways, readers, want, position < awaited, now);
+            rest.reverse();
+            Turn { rest, done: false, refused: None }
+        };
+        Self {
+            swarm,
+            ways,
+            wants,
+            awaited,
+            sink,
+            turns: wants.iter().enumerate().map(turn).collect(),
+            asks: BTreeMap::new(),
+            running: FuturesUnordered::new(),
+            count: 0,
+            arriving,
+            arrived,
+            failure: None,
+        }
+    }
+
+    async fn run(mut self) -> Result<(), HolderError> {
+        self.dispatch(0..self.wants.len());
+        while !self.is_over() {
+            let due = self.asks.iter().filter_map(|(id, ask)| Some((self.due(ask)?, *id))).min();
+            let hedge = async {
+                match due {
+                    Some((due, id)) => {
+                        sleep_until(due).await;
+                        id
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some((id, event)) = self.arrived.recv() => self.take(id, event),
+                Some((id, result)) = self.running.next() => {
+                    while let Ok((id, event)) = self.arrived.try_recv() {
+                        self.take(id, event);
+                    }
+                    self.end(id, result)?;
+                }
+                id = hedge => self.hedge(id),
+            }
+        }
+        let mut open = false;
+        for (position, turn) in self.turns.iter().enumerate().filter(|(_, turn)| !turn.done) {
+            match turn.refused {
+                Some(why) => (self.sink)(position, Err(why)),
+                None => open = true,
+            }
+        }
+        match self.failure {
+            _ if !open => Ok(()),
+            Some(error) => Err(failure(error)),
+            None => Err(HolderError::Nobody),
+        }
+    }
+
+    /// Whether nothing is left to wait for. An answer of which all has come is read to its end, so that its connection
+    /// stays usable; what was asked for twice is dropped.
+    fn is_over(&self) -> bool {
+        self.asks.is_empty()
+            || (self.turns.iter().all(|turn| turn.done)
+                && self.asks.values().all(|ask| !ask.missing.is_empty()))
+    }
+
+    /// Asks the next one for each of these wants, each node once for all of its.
+    fn dispatch(&mut self, positions: impl IntoIterator<Item = usize>) {
+        let mut parts: BTreeMap<NodeId, BTreeSet<usize>> = BTreeMap::new();
+        for position in positions {
+            if let Some(who) = self.turns[position].rest.pop() {
+                parts.entry(who).or_default().insert(position);
+            }
+        }
+        for (who, missing) in parts {
+            let Some(client) = self.ways.clients.get(&who).cloned() else { continue };
+            let positions: Vec<usize> = missing.iter().copied().collect();
+            let pieces = positions.iter().map(|position| request(&self.wants[*position])).collect();
+            let capability = if who == self.ways.owner { None } else { self.ways.capability };
+            let (id, workspace, arriving) = (self.count, self.ways.workspace, self.arriving.clone());
+            self.count += 1;
+            self.asks.insert(id, Ask { who, missing, since: Instant::now(), handed_on: BTreeSet::new() });
+            self.running.push(
+                async move {
+                    let asked = ask(client, workspace, capability, pieces, |event| {
+                        // The receiver lives as long as this future.
+                        let _ = arriving.send((
+                            id,
+                            match event {
+                                Event::Piece(index, piece) => Event::Piece(positions[index], piece),
+                                other => other,
+                            },
+                        ));
+                    });
+                    (id, asked.await)
+                }
+                .boxed(),
+            );
+        }
+    }
+
+    fn take(&mut self, id: usize, event: Event) {
+        let Some(ask) = self.asks.get_mut(&id) else { return };
+        let now = Instant::now();
+        match event {
+            Event::Readers(others) => {
+                let blob = ask.missing.iter().find_map(|position| sliced(&self.wants[*position]));
+                if let Some((blob, _)) = blob.filter(|_| ask.who == self.ways.owner) {
+                    self.swarm.note_readers(blob, &others, now);
+                }
+            }
+            Event::Piece(position, piece) => {
+                if ask.missing.remove(&position) {
+                    self.swarm.note_pace(ask.who, now - ask.since);
+                    ask.since = now;
+                }
+                let turn = &mut self.turns[position];
+                match received(piece) {
+                    // Objects below a folder that has come.
+                    Ok(piece @ Piece::Tree { .. }) => {
+                        turn.done = true;
+                        (self.sink)(position, Ok(piece));
+                    }
+                    Ok(_) if turn.done => {}
+                    Ok(piece) => {
+                        turn.done = true;
+                        (self.sink)(position, Ok(piece));
+                    }
+                    Err(why) => {
+                        // Asked elsewhere when the answer has ended.
+                        ask.missing.insert(position);
+                        if ask.who == self.ways.owner {
+                            turn.refused = Some(why);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes note of how a request ended, and asks others for what it didn't bring.
+    fn end(&mut self, id: usize, result: Result<(), PeerError>) -> Result<(), HolderError> {
+        let Some(ask) = self.asks.remove(&id) else { return Ok(()) };
+        let is_owner = ask.who == self.ways.owner;
+        if let Err(error) = &result {
+            tracing::debug!(node = %ask.who, %error, "a fetch failed");
+        }
+        match result {
+            Err(error @ (PeerError::Denied { .. } | PeerError::Unknown { .. })) if is_owner => {
+                return Err(failure(error));
+            }
+            Err(error) if is_owner => self.failure = Some(error),
+            Err(PeerError::Misbehaved { .. }) => self.swarm.shun(ask.who, Instant::now() + SHUN_LYING),
+            Err(error) => {
+                self.swarm.shun(ask.who, Instant::now() + SHUN_SILENT);
+                self.failure.get_or_insert(error);
+            }
+            Ok(()) if !is_owner && !ask.missing.is_empty() => {
+                self.swarm.shun(ask.who, Instant::now() + SHUN_LACKING);
+            }
+            Ok(()) => {}
+        }
+        let left = ask.missing.difference(&ask.handed_on).copied();
+        let left: Vec<usize> = left.filter(|position| !self.turns[*position].done).collect();
+        self.dispatch(left);
+        Ok(())
+    }
+
+    /// When another is asked for what a request hasn't brought.
+    fn due(&self, ask: &Ask) -> Option<Instant> {
+        let first = *self.late(ask).first()?;
+        let awaited = first < self.awaited;
+        let usual = self.swarm.pace(&ask.who).map_or(LATE, |pace| pace * PATIENCE);
+        Some(ask.since + if awaited { usual.clamp(HEDGE, LATE) } else { LATE })
+    }
+
+    fn hedge(&mut self, id: usize) {
+        let Some(late) = self.asks.get(&id).map(|ask| self.late(ask)) else { return };
+        let Some(ask) = self.asks.get_mut(&id) else { return };
+        ask.handed_on.extend(&late);
+        tracing::debug!(node = %ask.who, pieces = late.len(), "a fetch is late: another is asked");
+        self.dispatch(late);
+    }
+
+    /// What another can be asked for when this request is late: of the owner's only what somebody waits for.
+    fn late(&self, ask: &Ask) -> Vec<usize> {
+        let is_owner = ask.who == self.ways.owner;
+        let may_be_handed_on = |position: &usize| {
+            let turn = &self.turns[*position];
+            !turn.done && !turn.rest.is_empty() && (!is_owner || *position < self.awaited)
+        };
+        ask.missing.difference(&ask.handed_on).copied().filter(may_be_handed_on).collect()
+    }
+}
+
+/// Whom to ask for a want, one after the other.
+///
+/// Of a blob that others read too, each gets some slices from the owner, and the rest from each other; what somebody waits
+/// for is asked of the owner unless another is as quick.
+fn order(
+    swarm: &Swarm,
+    ways: &Ways,
+    readers: &HashMap<Digest, Vec<NodeId>>,
+    want: &Want,
+    awaited: bool,
+    now: Instant,
+) -> Vec<NodeId> {
+    let owner = ways.clients.contains_key(&ways.owner).then_some(ways.owner);
+    if matches!(want, Want::Pending { .. }) || ways.capability.is_none() {
+        return owner.into_iter().collect();
+    }
+    let can_be_asked = |node: &NodeId| *node != ways.owner && ways.clients.contains_key(node);
+    let mut first = None;
+    let mut others: Vec<NodeId> = ways.holders.iter().copied().filter(can_be_asked).collect();
+    if let Some((blob, group)) = sliced(want)
+        && let Some(readers) = readers.get(&blob)
+    {
+        let readers: Vec<NodeId> = readers.iter().copied().filter(can_be_asked).collect();
+        first = swarm.responsible(&readers, &blob, group);
+        first = first.filter(|node| !awaited || swarm.is_as_quick(node, &ways.owner));
+        others.extend(readers);
+    }
+    others.sort();
+    others.dedup();
+    others.retain(|node| Some(*node) != first);
+    swarm.sort(&mut others, now);
+    others.truncate(OTHERS);
+    first.into_iter().chain(owner).chain(others).collect()
+}
+
+/// Asks one node, and tells what comes.
+async fn ask(
+    client: PeerClient,
+    workspace: WorkspaceId,
+    capability: Option<Capability>,
+    pieces: Vec<PieceRequest>,
+    mut tell: impl FnMut(Event),
+) -> Result<(), PeerError> {
+    let mut answer = match capability {
+        None => client.batch(workspace, pieces).await?,
+        Some(capability) => client.batch_of(capability, pieces).await?,
+    };
+    tell(Event::Readers(answer.co_readers().to_vec()));
+    while let Some((index, piece)) = answer.next().await? {
+        tell(Event::Piece(index, piece));
+    }
+    Ok(())
 }
 
 fn request(want: &Want) -> PieceRequest {
@@ -70,3 +433,6 @@ fn failure(error: PeerError) -> HolderError {
         error => HolderError::Unreachable(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

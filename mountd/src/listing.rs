@@ -7,7 +7,7 @@ use std::{
 };
 
 use twinshare::{
-    peer::{Served, WorkspaceInfo},
+    peer::WorkspaceInfo,
     tree::Totals,
     types::{NodeId, Timestamp, WorkspaceId},
     view::{HostListing, HostState, Listing, Mounted, Place},
@@ -30,6 +30,7 @@ pub(crate) async fn keep(node: Arc<Node>) {
         node.neighbours.note_taken(shown.values());
         let (listing, mut versions) = listing(&node);
         let not_taken = node.view.update(listing).await;
+        node.cache.note_shown();
         for failure in &not_taken {
             // The view still shows what it showed.
             versions.remove(&failure.workspace);

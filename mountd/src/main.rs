@@ -2,6 +2,7 @@
 //!
 //! `twinshare up` starts it; it reads no environment variable and no configuration of its own choice.
 
+mod cache;
 mod control;
 mod files;
 mod fuse;
@@ -11,7 +12,10 @@ mod launch;
 mod listing;
 mod neighbours;
 mod node;
+mod passing;
+mod readers;
 mod sharing;
+mod swarm;
 
 use std::process::ExitCode;
 
@@ -35,14 +39,21 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse().daemon;
-    // fuser warns of every kind of request that the mount doesn't know. A log that can't be written is no reason to
-    // end: the disk may be full.
-    let levels = Targets::new().with_default(LevelFilter::INFO).with_target("fuser", LevelFilter::ERROR);
+    let wanted = std::env::var_os("TWINSHARE_LOG").unwrap_or_default();
+    let levels = levels(&wanted.to_string_lossy());
+    // A log that can't be written is no reason to end: the disk may be full.
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .log_internal_errors(false);
+    let (levels, wrong) = match levels {
+        Ok(levels) => (levels, None),
+        Err(error) => (usual_levels(), Some(error)),
+    };
     tracing_subscriber::registry().with(lines.with_filter(levels)).init();
+    if let Some(error) = wrong {
+        return failed(&error);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
@@ -66,6 +77,27 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is logged unless told otherwise. fuser warns of every kind of request that the mount doesn't know.
+fn usual_levels() -> Targets {
+    Targets::new().with_default(LevelFilter::INFO).with_target("fuser", LevelFilter::ERROR)
+}
+
+/// What is logged: the usual, and what is `wanted` beside or instead, as in `twinshare::fetch=trace,debug`.
+fn levels(wanted: &str) -> Result<Targets, node::StartError> {
+    let usual = usual_levels();
+    if wanted.is_empty() {
+        return Ok(usual);
+    }
+    let parsed: Targets = wanted.parse().map_err(|error| {
+        format!("TWINSHARE_LOG is '{wanted}': {error} (expected something like twinshare::fetch=trace)")
+    })?;
+    let usual = match parsed.default_level() {
+        Some(level) => usual.with_default(level),
+        None => usual,
+    };
+    Ok(usual.with_targets(parsed))
+}
+
 /// Says why the node ended, with all causes: `twinshare up` shows it to the user.
 fn failed(error: &node::StartError) -> ExitCode {
     let mut text = error.to_string();
@@ -76,4 +108,25 @@ fn failed(error: &node::StartError) -> ExitCode {
     }
     tracing::error!("{text}");
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::filter::LevelFilter as Level;
+
+    use super::*;
+
+    #[test]
+    fn more_is_logged_where_wanted_and_the_usual_elsewhere() {
+        let shown = |levels: &Targets, target: &str, level: Level| {
+            levels.would_enable(target, &level.into_level().unwrap())
+        };
+        let more = levels("twinshare::fetch=trace").unwrap();
+        assert!(shown(&more, "twinshare::fetch::lane", Level::TRACE));
+        assert!(shown(&more, "twinshare_mountd", Level::INFO), "the usual stays");
+        assert!(!shown(&more, "twinshare_mountd", Level::DEBUG) && !shown(&more, "fuser", Level::WARN));
+        assert!(shown(&levels("debug").unwrap(), "twinshare_mountd", Level::DEBUG));
+        assert_eq!(levels("").unwrap(), usual_levels());
+        assert!(levels("twinshare=loud").unwrap_err().to_string().contains("TWINSHARE_LOG"));
+    }
 }

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -19,14 +19,21 @@ use twinshare::{
     api::PeerAddress,
     discovery::{Change, Discovery},
     fetch::{Holder, Holders},
-    peer::{Credentials, Expected, NodeInfo, PeerClient, PeerError, PieceRequest, WorkspaceInfo},
+    peer::{
+        Capability, Credentials, Expected, Grant, NodeInfo, PeerClient, PeerError, PieceRequest, Refusal,
+        WorkspaceInfo,
+    },
     store::ReadStore,
     types::{Digest, HostName, NodeId, WorkspaceId, WorkspaceName},
 };
 
 use self::book::Book;
 pub(crate) use self::book::Neighbour;
-use crate::{files, holder::PeerHolder};
+use crate::{
+    files,
+    holder::{Holding, Ways},
+    swarm::Swarm,
+};
 
 /// The share service's usual port, for addresses that are given without one.
 pub(crate) const SHARE_PORT: u16 = 37778;
@@ -72,6 +79,9 @@ pub(crate) struct Neighbours {
     book: Mutex<Book>,
     /// When who was asked for access to what.
     knocks: Mutex<HashMap<(NodeId, WorkspaceId), Instant>>,
+    swarm: Swarm,
+    /// Itself, for what it hands out to fetch from.
+    this: Weak<Self>,
     changed: watch::Sender<u64>,
     /// The book differs from what is on disk.
     unsaved: Notify,
@@ -107,18 +117,20 @@ impl Neighbours {
                 Book::default()
             }
         };
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
             own: credentials.node(),
             own_host,
-            credentials,
             store,
             file,
             book: Mutex::new(book),
             knocks: Mutex::default(),
+            swarm: Swarm::new(credentials.node()),
+            this: this.clone(),
             changed: watch::Sender::new(0),
             unsaved: Notify::new(),
             saving: tokio::sync::Mutex::default(),
             retry: Notify::new(),
+            credentials,
         })
     }
 
@@ -276,7 +288,7 @@ impl Neighbours {
             let next = Instant::now() + PACE;
             if let Some(catalogue) = client.catalogue(tag.as_deref(), WATCH).await? {
                 tag = Some(catalogue.tag);
-                self.take_over(client, info, catalogue.workspaces, by_address);
+                self.take_over(client, info, catalogue.workspaces, catalogue.grants, by_address);
             } else if let Some(neighbour) = self.book().neighbours.get_mut(&client.id()) {
                 neighbour.last_seen = Timestamp::now();
                 neighbour.client = Some(client.clone());
@@ -290,6 +302,7 @@ impl Neighbours {
         client: &PeerClient,
         info: &NodeInfo,
         announced: Vec<WorkspaceInfo>,
+        grants: Vec<Grant>,
         by_address: bool,
     ) {
         let id = client.id();
@@ -299,7 +312,11 @@ impl Neighbours {
         neighbour.version.clone_from(&info.version);
         neighbour.address = Some(client.address());
         neighbour.last_seen = Timestamp::now();
-        neighbour.client = Some(client.clone());
+        neighbour.take_grants(grants, self.own, Instant::now());
+        // Grants are renewed all the time; nothing that is shown or kept changes with them.
+        if neighbour.client.replace(client.clone()).is_some() && neighbour.workspaces == announced {
+            return;
+        }
         book.take_over(id, announced);
         drop(book);
         self.unsaved.notify_one();
@@ -420,6 +437,46 @@ impl Neighbours {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// How the others do as sources.
+    pub(crate) fn swarm(&self) -> &Swarm {
+        &self.swarm
+    }
+
+    /// The ways to a workspace: its owner, those that it names, and these `readers`, as far as they can be reached. None
+    /// if nobody can.
+    pub(crate) fn ways(
+        &self,
+        workspace: &WorkspaceId,
+        readers: impl IntoIterator<Item = NodeId>,
+    ) -> Option<Ways> {
+        let book = self.book();
+        let (neighbour, owner, workspace) = book.find(workspace)?;
+        let now = Instant::now();
+        let grant = neighbour.grants.get(&workspace);
+        let grant = grant.filter(|grant| neighbour.is_in_time(&grant.capability, now));
+        let holders = grant.map(|grant| grant.holders.clone()).unwrap_or_default();
+        let others = holders.iter().copied().chain(readers);
+        let others = others.filter(|node| grant.is_some() && *node != self.own);
+        let client = |node: NodeId| Some((node, book.neighbours.get(&node)?.client.clone()?));
+        let clients: HashMap<_, _> = others.chain([owner]).filter_map(client).collect();
+        let capability = grant.map(|grant| grant.capability);
+        (!clients.is_empty()).then_some(Ways { owner, workspace, capability, holders, clients })
+    }
+
+    /// Whether what is held of another's workspace may be given to whoever shows this capability, which is signed; gives
+    /// the identity that the workspace has here.
+    pub(crate) fn may_pass_on(&self, capability: &Capability, now: Instant) -> Result<WorkspaceId, Refusal> {
+        let book = self.book();
+        let neighbour = book.neighbours.get(&capability.owner).ok_or(Refusal::Unknown)?;
+        let is_shared = |info: &&WorkspaceInfo| info.id == capability.workspace;
+        let info = neighbour.workspaces.iter().find(is_shared).ok_or(Refusal::Unknown)?;
+        if info.allowed && neighbour.is_in_time(capability, now) {
+            Ok(mounted_id(&capability.owner, &capability.workspace))
+        } else {
+            Err(Refusal::Denied)
+        }
+    }
+
     /// Whether an owner may be asked for access once more.
     fn may_knock(&self, owner: NodeId, workspace: WorkspaceId, now: Instant) -> bool {
         let mut knocks = self.knocks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -463,9 +520,13 @@ impl Drop for Claim<'_> {
 
 impl Holders for Neighbours {
     fn holders(&self, workspace: &WorkspaceId) -> Vec<Arc<dyn Holder>> {
-        let book = self.book();
-        let found = book.find(workspace).and_then(|(neighbour, _, id)| Some((neighbour.client.clone()?, id)));
-        found.map(|(client, id)| PeerHolder::shared(client, id)).into_iter().collect()
+        let found = self.ways(workspace, []).and_then(|_| self.this.upgrade());
+        let holding = |neighbours| Arc::new(Holding { neighbours, workspace: *workspace }) as Arc<dyn Holder>;
+        found.map(holding).into_iter().collect()
+    }
+
+    fn are_several(&self) -> bool {
+        self.swarm.is_used(Instant::now())
     }
 
     fn knock(&self, workspace: &WorkspaceId) {

@@ -23,21 +23,23 @@ use twinshare::{
 };
 
 use crate::{
+    cache::{self, Cache},
     files,
     fuse::{Mount, MountOptions},
     http, listing,
     neighbours::{Neighbours, SHARE_PORT},
+    passing::Service,
     sharing::{self, Sharing},
 };
-
-/// The cache's limit, in bytes.
-pub(crate) const CACHE_LIMIT: u64 = 50 << 30;
 
 /// Descriptors of cached files that are kept open.
 const DESCRIPTORS: usize = 256;
 
 /// How long one read may wait for content.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Files up to this many bytes are taken for such as are mapped: nearly all libraries.
+const MAPPED: u64 = 32 << 20;
 
 /// The node, as the control API sees it.
 pub(crate) struct Node {
@@ -48,6 +50,7 @@ pub(crate) struct Node {
     pub(crate) control_port: u16,
     pub(crate) started: Instant,
     pub(crate) store: Arc<DiskStore>,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) view: Arc<View>,
     pub(crate) sharing: Arc<Sharing>,
     pub(crate) neighbours: Arc<Neighbours>,
@@ -83,7 +86,8 @@ pub(crate) async fn run(
     let identity = Arc::new(Identity::load_or_create(&arguments.state.join("identity"))?);
     let host = host(&arguments, identity.id())?;
     let credentials = Credentials::new(&identity)?;
-    let limits = DiskLimits { bytes: CACHE_LIMIT, descriptors: DESCRIPTORS };
+    let cache_limit = cache::limit(&arguments.state, arguments.node.cache_limit)?;
+    let limits = DiskLimits { bytes: cache_limit, descriptors: DESCRIPTORS };
     let store = Arc::new(DiskStore::open(&arguments.cache.join("store"), limits)?);
 
     let share_listener = listen(arguments.node.port).await?;
@@ -101,12 +105,14 @@ pub(crate) async fn run(
     let sharing = Sharing::open(&arguments.state, identity.clone(), host.clone(), share_port, shares)?;
     let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone(), store.clone());
 
-    let fetcher = Fetcher::new(store.clone(), neighbours.clone(), FetchOptions { deadline: DEADLINE });
+    let options = FetchOptions { deadline: DEADLINE, mapped: MAPPED };
+    let fetcher = Arc::new(Fetcher::new(store.clone(), neighbours.clone(), options));
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     let options = ViewOptions { mount: arguments.mount.clone(), uid, gid, deadline: DEADLINE };
-    let (view, invalidations) = View::new(options, Arc::new(fetcher));
+    let (view, invalidations) = View::new(options, fetcher.clone());
     let view = Arc::new(view);
+    let cache = Cache::open(&arguments.state, store.clone(), fetcher.clone(), view.clone(), cache_limit)?;
     let options = MountOptions { folder: arguments.mount.clone(), host: host.to_string() };
     let mount = {
         let (view, runtime) = (view.clone(), tokio::runtime::Handle::current());
@@ -142,6 +148,7 @@ pub(crate) async fn run(
         control_port,
         started: Instant::now(),
         store,
+        cache,
         view,
         sharing: sharing.clone(),
         neighbours: neighbours.clone(),
@@ -157,6 +164,12 @@ pub(crate) async fn run(
 
     let service = {
         let (shutdown, mut stopping) = (shutdown(), stopping.clone());
+        let served = Arc::new(Service {
+            sharing: sharing.clone(),
+            neighbours: neighbours.clone(),
+            store: node.store.clone(),
+            fetcher,
+        });
         tokio::spawn(async move {
             let resumed = sharing.clone();
             let resuming = tokio::task::spawn_blocking(move || resumed.resume());
@@ -168,8 +181,7 @@ pub(crate) async fn run(
                 },
                 _ = stopping.wait_for(|stop| *stop) => return,
             }
-            if let Err(error) = twinshare::peer::serve(share_listener, &credentials, sharing, shutdown).await
-            {
+            if let Err(error) = twinshare::peer::serve(share_listener, &credentials, served, shutdown).await {
                 tracing::error!(%error, "the share service ended");
             }
         })

@@ -10,21 +10,31 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use twinshare::{
     blob::Blob,
     peer::{
-        self, Catalogue, Head, Identity, NodeInfo, OwnerPath, Refusal, ServeError, Served, ServedWorkspace,
-        SignedHead, WorkspaceInfo,
+        self, Capability, Catalogue, Grant, Head, Identity, NodeInfo, OwnerPath, PieceRequest, Refusal,
+        ServeError, ServedWorkspace, SignedHead, WorkspaceInfo,
     },
     publish::{self, Access, PublishError, Share, ShareOptions, Shares},
     types::{Digest, HostName, Name, NodeId, WorkspaceId, WorkspaceName},
 };
 
-use crate::files::{self, FileError};
+use crate::{
+    files::{self, FileError},
+    readers::Readers,
+};
 
 /// Peers that ask for access and are remembered: more can't be answered by a person anyway.
 const MAX_REQUESTS: usize = 256;
+
+/// Capabilities are given anew so often, in seconds …
+const RENEWED: u64 = 60;
+
+/// … and are valid for so long. Whoever judges one may know the owner's time only as of the last renewal, so that access
+/// that was taken back ends after five minutes everywhere.
+const VALID: u64 = 240;
 
 /// Why a workspace can't be shared, or not any more.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +73,7 @@ pub(crate) struct Sharing {
     file: PathBuf,
     book: Mutex<Book>,
     requests: Mutex<Requests>,
+    readers: Mutex<Readers>,
     changed: watch::Sender<u64>,
     /// Itself, for what it hands out to be read from.
     this: Weak<Self>,
@@ -87,6 +98,7 @@ impl Sharing {
             file,
             book: Mutex::new(book),
             requests: Mutex::default(),
+            readers: Mutex::new(Readers::new()),
             changed: watch::Sender::new(0),
             this: this.clone(),
         });
@@ -294,6 +306,29 @@ impl Sharing {
         })
     }
 
+    /// What `reader` needs to have parts of what it may read from others.
+    fn grants(&self, shares: &[Arc<Share>], reader: Option<NodeId>) -> Vec<Grant> {
+        let Some(reader) = reader else { return Vec::new() };
+        let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
+        let issued = now / RENEWED * RENEWED;
+        let readable = shares.iter().filter(|share| self.may_read(share, Some(reader)));
+        let grant = |share: &Arc<Share>| {
+            let id = share.id();
+            let holders = self.readers().holders(&id, Instant::now());
+            let may_hold = |node: &NodeId| *node != reader && self.may_read(share, Some(*node));
+            Grant {
+                capability: Capability::sign(&self.identity, id, reader, issued, issued + VALID),
+                holders: holders.into_iter().filter(may_hold).collect(),
+            }
+        };
+        readable.map(grant).collect()
+    }
+
+    fn readers(&self) -> MutexGuard<'_, Readers> {
+        // Every change is complete before anything can panic.
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Another text whenever somebody's catalogue may have changed, for the beacon.
     ///
     /// The signatures in what it's made from are why nothing can be guessed by it.
@@ -304,13 +339,14 @@ impl Sharing {
 }
 
 /// A text that changes with what is listed.
-fn tag_of(workspaces: &[WorkspaceInfo]) -> String {
+fn tag_of(listed: &impl Serialize) -> String {
     // Serialising plain data can't fail; should it, another tag only costs a look.
-    Digest::of(&serde_json::to_vec(workspaces).unwrap_or_default()).to_string()
+    Digest::of(&serde_json::to_vec(listed).unwrap_or_default()).to_string()
 }
 
-impl Served for Sharing {
-    fn node(&self) -> NodeInfo {
+/// What the share service serves of this node's own.
+impl Sharing {
+    pub(crate) fn node(&self) -> NodeInfo {
         NodeInfo {
             peer_id: self.identity.id(),
             hostname: self.host.clone(),
@@ -320,18 +356,19 @@ impl Served for Sharing {
         }
     }
 
-    fn catalogue(&self, reader: Option<NodeId>) -> Catalogue {
+    pub(crate) fn catalogue(&self, reader: Option<NodeId>) -> Catalogue {
         let shares = self.shares.list();
         let known = shares.iter().filter(|share| self.may_know(share, reader));
         let workspaces: Vec<_> = known.filter_map(|share| self.info(share, reader)).collect();
-        Catalogue { tag: tag_of(&workspaces), workspaces }
+        let grants = self.grants(&shares, reader);
+        Catalogue { tag: tag_of(&(&workspaces, &grants)), workspaces, grants }
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    fn workspace(
+    pub(crate) fn workspace(
         &self,
         id: &WorkspaceId,
         reader: Option<NodeId>,
@@ -428,6 +465,12 @@ impl ServedWorkspace for Opened {
 
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError> {
         self.open()?.pending(path, token, offset, length).map_err(refused)
+    }
+
+    fn co_readers(&self, pieces: &[PieceRequest]) -> Vec<NodeId> {
+        let (Some(sharing), Some(reader)) = (self.sharing.upgrade(), self.reader) else { return Vec::new() };
+        let others = sharing.readers().note(self.share.id(), reader, pieces, Instant::now());
+        others.into_iter().filter(|node| sharing.may_read(&self.share, Some(*node))).collect()
     }
 }
 

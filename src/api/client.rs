@@ -4,8 +4,9 @@ use reqwest::{Method, Url};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    AccessRequest, Decision, Endpoint, EndpointError, FileEntry, FilePath, Finding, Host, Join, Judgement,
-    LaunchPlan, LaunchRequest, PREFIX, Peer, PeerAddress, Problem, Share, ShareRequest, Status,
+    AccessRequest, CacheReport, Decision, Endpoint, EndpointError, FileEntry, FilePath, Finding, Host, Join,
+    Judgement, LaunchPlan, LaunchRequest, PREFIX, Peer, PeerAddress, Pin, PrefetchStep, Problem, Share,
+    ShareRequest, Status,
 };
 use crate::types::{NodeId, WorkspaceName};
 
@@ -108,9 +109,7 @@ impl Client {
 
     /// The entries of a folder of a workspace.
     pub async fn files(&self, path: &FilePath) -> Result<Vec<FileEntry>, ClientError> {
-        let mut url = self.url(&["files"]);
-        url.set_query(Some(&path.to_query()));
-        self.json(Method::GET, url, NOTHING, Some(PATIENCE)).await
+        self.json(Method::GET, self.at("files", path), NOTHING, Some(PATIENCE)).await
     }
 
     /// The nodes that were found or added.
@@ -144,6 +143,57 @@ impl Client {
         self.json(Method::POST, self.url(&["launches"]), Some(request), Some(PATIENCE)).await
     }
 
+    /// What the cache holds.
+    pub async fn cache(&self) -> Result<CacheReport, ClientError> {
+        self.get(&["cache"]).await
+    }
+
+    /// Forgets what came for one workspace alone, else all that isn't pinned; tells what is left.
+    pub async fn clear_cache(&self, which: Option<&FilePath>) -> Result<CacheReport, ClientError> {
+        let mut url = self.url(&["cache"]);
+        url.set_query(which.map(FilePath::to_query).as_deref());
+        self.json(Method::DELETE, url, NOTHING, Some(PATIENCE)).await
+    }
+
+    /// Fetches what is at a path, and calls `each` with every step up to the last; dropping the future ends it.
+    pub async fn prefetch(
+        &self,
+        path: &FilePath,
+        mut each: impl FnMut(&PrefetchStep),
+    ) -> Result<PrefetchStep, ClientError> {
+        let mut answer = self.send(Method::POST, self.at("prefetches", path), NOTHING, None).await?;
+        let mut unread = Vec::new();
+        loop {
+            let more = answer.chunk().await.map_err(|error| self.unreachable(&error))?;
+            // What ends the answer ends its last line too.
+            unread.extend_from_slice(more.as_deref().unwrap_or(b"\n"));
+            let end = unread.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+            let lines: Vec<u8> = unread.drain(..end).collect();
+            for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                let step: PrefetchStep = serde_json::from_slice(line).map_err(|error| self.broken(&error))?;
+                each(&step);
+                match step.problem {
+                    Some(problem) => return Err(problem.into()),
+                    None if step.ended => return Ok(step),
+                    None => {}
+                }
+            }
+            if more.is_none() {
+                return Err(self.broken("it stopped in the middle"));
+            }
+        }
+    }
+
+    /// Keeps what is at a path complete and offline.
+    pub async fn pin(&self, path: &FilePath) -> Result<Pin, ClientError> {
+        self.json(Method::POST, self.at("pins", path), NOTHING, Some(PATIENCE)).await
+    }
+
+    /// Keeps it no longer.
+    pub async fn unpin(&self, path: &FilePath) -> Result<(), ClientError> {
+        self.send(Method::DELETE, self.at("pins", path), NOTHING, Some(PATIENCE)).await.map(drop)
+    }
+
     /// What the node finds when it examines itself.
     pub async fn doctor(&self) -> Result<Vec<Finding>, ClientError> {
         self.get(&["doctor"]).await
@@ -159,6 +209,13 @@ impl Client {
         // Digits and encoded text make no URL that can't be parsed.
         #[expect(clippy::unwrap_used, reason = "infallible, see above")]
         Url::parse(&format!("http://127.0.0.1:{}{path}", self.endpoint.port)).unwrap()
+    }
+
+    /// The URL of an endpoint that is asked about a path.
+    fn at(&self, endpoint: &str, path: &FilePath) -> Url {
+        let mut url = self.url(&[endpoint]);
+        url.set_query(Some(&path.to_query()));
+        url
     }
 
     async fn get<T: DeserializeOwned>(&self, parts: &[&str]) -> Result<T, ClientError> {
@@ -200,6 +257,10 @@ impl Client {
             Problem::new(status.as_u16(), title, format!("the node answers {status}, without a reason"))
         });
         Err(ClientError::Problem(problem))
+    }
+
+    fn broken(&self, why: impl std::fmt::Display) -> ClientError {
+        ClientError::Unreachable { port: self.endpoint.port, why: why.to_string() }
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {

@@ -1,10 +1,15 @@
 use std::future::Future;
 
+use futures_util::stream::BoxStream;
+
 use super::{
-    AccessRequest, Decision, FileEntry, FilePath, Finding, Host, LaunchPlan, LaunchRequest, Peer,
-    PeerAddress, Problem, Share, ShareRequest, Status,
+    AccessRequest, CacheReport, Decision, FileEntry, FilePath, Finding, Host, LaunchPlan, LaunchRequest,
+    Peer, PeerAddress, Pin, PrefetchStep, Problem, Share, ShareRequest, Status,
 };
 use crate::types::{NodeId, WorkspaceName};
+
+/// A prefetch under way, which dropping ends.
+pub type Prefetch = BoxStream<'static, PrefetchStep>;
 
 /// What a node does for its user. The daemon implements it, the control API's server calls it.
 ///
@@ -50,6 +55,24 @@ pub trait Control: Send + Sync + 'static {
 
     /// Prepares a launch; the caller runs the plan's program in its own terminal.
     fn launch(&self, request: LaunchRequest) -> impl Future<Output = Result<LaunchPlan, Problem>> + Send;
+
+    /// What the cache holds.
+    fn cache(&self) -> impl Future<Output = Result<CacheReport, Problem>> + Send;
+
+    /// Forgets what came for one workspace alone, else all; never what is pinned. Tells what the cache takes then.
+    fn clear_cache(
+        &self,
+        which: Option<FilePath>,
+    ) -> impl Future<Output = Result<CacheReport, Problem>> + Send;
+
+    /// Fetches a workspace, or what is at a path in it, once.
+    fn prefetch(&self, path: FilePath) -> impl Future<Output = Result<Prefetch, Problem>> + Send;
+
+    /// Keeps a workspace, or what is at a path in it, complete and offline from now on.
+    fn pin(&self, path: FilePath) -> impl Future<Output = Result<Pin, Problem>> + Send;
+
+    /// Keeps it no longer; what is here stays until its space is needed.
+    fn unpin(&self, path: FilePath) -> impl Future<Output = Result<(), Problem>> + Send;
 
     /// What the node finds when it examines itself.
     fn doctor(&self) -> impl Future<Output = Vec<Finding>> + Send;

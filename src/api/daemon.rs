@@ -1,6 +1,6 @@
 use std::{ffi::OsString, path::PathBuf};
 
-use super::PeerAddress;
+use super::{ByteSize, ByteSizeError, PeerAddress};
 use crate::types::HostName;
 
 /// What a user may say about a node when it starts.
@@ -21,6 +21,18 @@ pub struct NodeOptions {
     /// TCP port of the share service (default: 37778, or another when it is taken)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
+
+    /// What the cache may take, at least 16 MiB; remembered (default: as before; at first, 50GiB)
+    #[arg(long, value_name = "SIZE", value_parser = cache_limit)]
+    pub cache_limit: Option<ByteSize>,
+}
+
+/// The least that a cache may be limited to: some pieces of work must fit.
+const LEAST_CACHE: ByteSize = ByteSize(16 << 20);
+
+fn cache_limit(text: &str) -> Result<ByteSize, String> {
+    let limit: ByteSize = text.parse().map_err(|error: ByteSizeError| error.to_string())?;
+    if limit < LEAST_CACHE { Err("less than 16MiB are of no use".to_owned()) } else { Ok(limit) }
 }
 
 /// The arguments of `twinshare-mountd`. It reads no environment variable: `twinshare up` says everything here.
@@ -66,7 +78,7 @@ impl DaemonArguments {
         option("cache", self.cache.clone().into());
         option("runtime", self.runtime.clone().into());
         option("mount", self.mount.clone().into());
-        let NodeOptions { name, interfaces, peers, port } = &self.node;
+        let NodeOptions { name, interfaces, peers, port, cache_limit } = &self.node;
         if let Some(name) = name {
             option("name", name.as_str().into());
         }
@@ -78,6 +90,9 @@ impl DaemonArguments {
         }
         if let Some(port) = port {
             option("port", port.to_string().into());
+        }
+        if let Some(limit) = cache_limit {
+            option("cache-limit", limit.to_string().into());
         }
         line
     }
@@ -110,6 +125,7 @@ mod tests {
                 interfaces: vec!["eth0".to_owned(), "-x".to_owned()],
                 peers: vec!["10.0.0.1".parse().unwrap(), "[::1]:9".parse().unwrap()],
                 port: Some(4000),
+                cache_limit: Some(ByteSize(3 << 30)),
             },
         };
         for arguments in [DaemonArguments { node: NodeOptions::default(), ..full.clone() }, full] {

@@ -5,6 +5,7 @@
 //! the same types, and every failure is a [`Problem`].
 
 mod address;
+mod cache;
 mod client;
 mod control;
 mod daemon;
@@ -12,22 +13,24 @@ mod endpoint;
 mod path;
 mod paths;
 mod problem;
+mod size;
 mod text;
 mod types;
 
 pub use address::{AddressError, PeerAddress};
+pub use cache::{CacheReport, CacheUse, CachedWorkspace, Pin, PinState, PrefetchStep, Transfer};
 pub use client::{Client, ClientError};
-pub use control::Control;
+pub use control::{Control, Prefetch};
 pub use daemon::{DaemonArguments, NodeOptions};
 pub use endpoint::{Claim, Endpoint, EndpointError, Token};
 pub use path::{FilePath, FilePathError};
 pub use paths::Paths;
 pub use problem::Problem;
+pub use size::{ByteSize, ByteSizeError};
 pub use text::RawText;
 pub use types::{
-    Access, AccessRequest, CacheUse, Decision, FileEntry, FileKind, Finding, Host, Join, Judgement,
-    LaunchPlan, LaunchRequest, LeftOut, Peer, PeerSource, PeerState, Progress, Share, ShareRequest, Status,
-    Workspace,
+    Access, AccessRequest, Decision, FileEntry, FileKind, Finding, Host, Join, Judgement, LaunchPlan,
+    LaunchRequest, LeftOut, Peer, PeerSource, PeerState, Progress, Share, ShareRequest, Status, Workspace,
 };
 
 /// The control API's port; the node takes another when it isn't free.

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{ffi::OsString, fmt, os::unix::ffi::OsStringExt};
 
 use crate::types::{HostName, Name, NameError, WorkspaceName};
 
@@ -98,6 +98,11 @@ impl FilePath {
             }
         }
         query
+    }
+
+    /// The path as the operating system's string type, to be read by [`Self::parse`].
+    pub fn to_os_string(&self) -> OsString {
+        OsString::from_vec(self.to_bytes())
     }
 
     /// The path as bytes, its parts joined by `/`.

@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{PeerAddress, RawText};
+use super::{CacheUse, PeerAddress, RawText};
 use crate::types::{Digest, HostName, NodeId, WorkspaceId, WorkspaceName};
 
 /// How a node is.
@@ -31,15 +31,6 @@ pub struct Status {
     pub cache: CacheUse,
     /// Seconds since it started.
     pub uptime_s: u64,
-}
-
-/// What a content store takes, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CacheUse {
-    /// What is on the disk now.
-    pub used: u64,
-    /// What may be there at most.
-    pub limit: u64,
 }
 
 /// Who may read a workspace.

@@ -106,6 +106,46 @@ Example:
     )]
     Requests(Requests),
 
+    /// Show what the cache holds, or clear it
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
+'twinshare up --cache-limit 20GiB' sets what it may take.
+
+Example:
+  twinshare cache
+  twinshare cache --json
+  twinshare cache clear colleague/lab"
+    )]
+    Cache(Cache),
+
+    /// Fetch a workspace, or a file or folder of it, before it's needed
+    #[command(after_help = "\
+Whatever somebody waits for goes before it. Ctrl-C stops it; what came stays, and the same command goes on from there.
+What is fetched can be evicted later: 'twinshare pin' keeps it.
+
+Example:
+  twinshare prefetch colleague/lab
+  twinshare prefetch colleague/lab/models/large.safetensors")]
+    Prefetch(Place),
+
+    /// Keep a workspace, or a file or folder of it, complete and offline
+    #[command(after_help = "\
+It's fetched now and with every new snapshot, and never evicted, until 'twinshare unpin'.
+
+Example:
+  twinshare pin colleague/lab
+  twinshare pin colleague/lab/data")]
+    Pin(Place),
+
+    /// Keep it no longer; what is here stays until its space is needed
+    #[command(after_help = "Example:\n  twinshare unpin colleague/lab/data")]
+    Unpin {
+        /// What was pinned
+        #[arg(value_name = "HOST/WORKSPACE[/PATH]", value_parser = OsStringValueParser::new().try_map(place))]
+        path: FilePath,
+    },
+
     /// Examine this machine: what twinshare needs, and what is missing
     #[command(after_help = "\
 Exits with 1 when something that is needed is missing.
@@ -207,6 +247,49 @@ pub(super) struct Run {
     /// What to run (default: a shell)
     #[arg(value_name = "CMD", last = true)]
     pub(super) command: Vec<OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Cache {
+    #[command(subcommand)]
+    pub(super) verb: Option<CacheVerb>,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CacheVerb {
+    /// Forget what is cached of one workspace, or all; never what is pinned
+    #[command(after_help = "\
+What came for several workspaces goes only with all of them.
+
+Example:
+  twinshare cache clear
+  twinshare cache clear colleague/lab")]
+    Clear {
+        /// Whose content (default: all)
+        #[arg(value_name = "HOST/WORKSPACE", value_parser = OsStringValueParser::new().try_map(place))]
+        place: Option<FilePath>,
+
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Place {
+    /// What
+    #[arg(value_name = "HOST/WORKSPACE[/PATH]", value_parser = OsStringValueParser::new().try_map(place))]
+    pub(super) path: FilePath,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+/// Reads HOST/WORKSPACE, or HOST/WORKSPACE/PATH.
+fn place(text: OsString) -> Result<FilePath, String> {
+    FilePath::parse(text.as_encoded_bytes()).map_err(|error| error.to_string())
 }
 
 /// What `run` says to itself in the sandbox.

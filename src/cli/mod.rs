@@ -1,6 +1,7 @@
 //! The verbs of `twinshare`. They read the environment and the terminal; all else they ask the node.
 
 mod arguments;
+mod cache;
 mod doctor;
 mod failure;
 mod launch;
@@ -20,7 +21,7 @@ use std::{
 use clap::Parser;
 
 use self::{
-    arguments::{Arguments, PeerVerb, RequestVerb, Verb},
+    arguments::{Arguments, CacheVerb, PeerVerb, RequestVerb, Verb},
     failure::Failure,
     launch::Launch,
     session::Session,
@@ -84,6 +85,15 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
             Some(RequestVerb::Allow(whom)) => share::decide(&session, whom, Decision::Allow).await?.into(),
             Some(RequestVerb::Deny(whom)) => share::decide(&session, whom, Decision::Deny).await?.into(),
         },
+        Verb::Cache(options) => match options.verb {
+            None => cache::cache(&session, options.format.json).await?.into(),
+            Some(CacheVerb::Clear { place, format }) => {
+                cache::clear(&session, place.as_ref(), format.json).await?.into()
+            }
+        },
+        Verb::Prefetch(what) => cache::prefetch(&session, &what.path, what.format.json).await?.into(),
+        Verb::Pin(what) => cache::pin(&session, &what.path, what.format.json).await?.into(),
+        Verb::Unpin { path } => cache::unpin(&session, &path).await?.into(),
         Verb::Doctor(format) => doctor::doctor(&session, format.json).await?,
     })
 }

@@ -1,5 +1,6 @@
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -13,6 +14,7 @@ use super::{
     lane::Lane,
     readahead::Readahead,
     source::{FileContent, Source, SourceError, Surroundings},
+    tally::{Counts, Tally},
 };
 use crate::{
     blob::{Blob, GROUP},
@@ -26,6 +28,9 @@ const ATTEMPTS: usize = 3;
 /// Bytes that all workspaces together may have queued or under way ahead of their readers.
 const READAHEAD_BUDGET: u64 = 64 << 20;
 
+/// Groups of the window around a missing part of a mapped file (512 KiB): some 4 ms of a gigabit link.
+const WINDOW: u64 = 32;
+
 /// Workspaces that are remembered while nothing of theirs is under way.
 const LANES: usize = 1024;
 
@@ -34,6 +39,9 @@ const LANES: usize = 1024;
 pub struct FetchOptions {
     /// How long one read may wait before it fails.
     pub deadline: Duration,
+    /// Files up to this many bytes, programs' libraries mostly, are mapped and touched all over: around a part that has
+    /// to be fetched, the rest of its window comes along. In larger ones a random read would bring much that nobody needs.
+    pub mapped: u64,
 }
 
 /// Content from the store, and into it from whoever holds it.
@@ -44,16 +52,27 @@ pub struct Fetcher {
     lanes: Mutex<HashMap<WorkspaceId, Arc<Lane>>>,
     readahead: Mutex<Readahead>,
     ahead: Arc<Budget>,
+    tally: Arc<Tally>,
 }
 
 impl Fetcher {
     /// A fetcher into `store`. Its futures must be polled within a tokio runtime.
     pub fn new(store: Arc<dyn WriteStore>, holders: Arc<dyn Holders>, options: FetchOptions) -> Self {
         let (lanes, readahead) = (Mutex::default(), Mutex::new(Readahead::new()));
-        Self { store, holders, options, lanes, readahead, ahead: Budget::new(READAHEAD_BUDGET) }
+        let (ahead, tally) = (Budget::new(READAHEAD_BUDGET), Arc::default());
+        Self { store, holders, options, lanes, readahead, ahead, tally }
     }
 
-    fn lane(&self, workspace: &WorkspaceId) -> Arc<Lane> {
+    /// What was read and fetched since the start.
+    pub fn counts(&self) -> Counts {
+        self.tally.counts()
+    }
+
+    pub(super) fn store(&self) -> &dyn WriteStore {
+        &*self.store
+    }
+
+    pub(super) fn lane(&self, workspace: &WorkspaceId) -> Arc<Lane> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         if lanes.len() >= LANES && !lanes.contains_key(workspace) {
             // A lane with something under way is held by its requests.
@@ -61,9 +80,17 @@ impl Fetcher {
         }
         let new = || {
             let (store, holders) = (self.store.clone(), self.holders.clone());
-            Arc::new(Lane::new(*workspace, store, holders, self.options.deadline, self.ahead.clone()))
+            let (ahead, tally) = (self.ahead.clone(), self.tally.clone());
+            Arc::new(Lane::new(*workspace, store, holders, self.options.deadline, ahead, tally))
         };
         lanes.entry(*workspace).or_insert_with(new).clone()
+    }
+
+    /// Whether something is queued, under way, or not put yet.
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.values().any(|lane| lane.is_busy())
     }
 
     async fn within<T>(
@@ -110,9 +137,13 @@ impl Fetcher {
             return Err(SourceError::Failed("a read beyond the end of the content".into()));
         };
         let mut buffer = BytesMut::zeroed(length as usize);
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let mut anew = false;
-            match self.store.read_at(blob, offset, &mut buffer) {
+            let held = self.store.read_at(blob, offset, &mut buffer);
+            if attempt == 0 {
+                self.tally.read(matches!(held, Ok(true)));
+            }
+            match held {
                 Ok(true) => {
                     self.read_ahead(workspace, blob, offset, end);
                     return Ok(buffer.freeze());
@@ -134,6 +165,12 @@ impl Fetcher {
                 lane.along(around.nearby());
             } else {
                 self.read_ahead(workspace, blob, offset, end);
+                if blob.size <= self.options.mapped {
+                    let touched = blob.touched(offset, end);
+                    let first = touched.start / WINDOW * WINDOW;
+                    let last = touched.end.next_multiple_of(WINDOW).min(blob.groups());
+                    lane.read_ahead(*blob, first..last);
+                }
             }
             let pieces = ticket.wait().await?;
             if self.assemble(blob, offset, &pieces, &mut buffer) {
@@ -202,7 +239,7 @@ impl Fetcher {
                 Ok(_) => {}
                 Err(why) => answer = Some(Err(why.into())),
             };
-            let result = holder.fetch(workspace, &want, &mut sink).await;
+            let result = holder.fetch(workspace, &want, 1, &mut sink).await;
             if let Err(error) = &result {
                 tracing::debug!(%error, "reading a pending file failed");
             }
@@ -216,6 +253,20 @@ impl Fetcher {
             };
         }
         last
+    }
+}
+
+impl Fetcher {
+    /// Returns when some groups of a file that is being read here are held, or when they won't be soon: fetches them,
+    /// as they'd be fetched ahead of the reader, if nobody has yet. What isn't read here is not fetched for others.
+    pub async fn bring(&self, workspace: &WorkspaceId, blob: &Blob, groups: Range<u64>) {
+        let is_read = {
+            let readahead = self.readahead.lock().unwrap_or_else(PoisonError::into_inner);
+            readahead.knows(&blob.digest)
+        };
+        if is_read {
+            self.lane(workspace).bring(*blob, groups).await;
+        }
     }
 }
 
@@ -268,7 +319,7 @@ mod tests {
 
     #[tokio::test]
     async fn idle_lanes_are_dropped() {
-        let options = FetchOptions { deadline: Duration::from_secs(10) };
+        let options = FetchOptions { deadline: Duration::from_secs(10), mapped: 0 };
         let fetcher = Fetcher::new(Arc::new(MemoryStore::new()), Arc::new(Nobody), options);
         let workspace = |number: u128| WorkspaceId::from_bytes(number.to_le_bytes());
         let busy = fetcher.lane(&workspace(0));

@@ -86,6 +86,9 @@ pub enum HolderError {
     /// It doesn't let this node read the workspace.
     #[error("doesn't allow this node to read the workspace")]
     Denied,
+    /// Nobody who can be reached holds it, and asking again would change nothing.
+    #[error("nobody who can be reached holds it")]
+    Nobody,
     /// It sent something that it shouldn't.
     #[error("misbehaves: {0}")]
     Misbehaved(String),
@@ -96,11 +99,13 @@ pub type Sink<'a> = &'a mut (dyn FnMut(usize, Result<Piece, Refused>) + Send);
 
 /// Somebody from whom content can be fetched.
 pub trait Holder: Send + Sync {
-    /// Asks for `wants` in one request and passes what comes to `sink`, in any order, as it arrives.
+    /// Asks for `wants` and passes what comes to `sink`, in any order, as it arrives. Somebody waits for the first
+    /// `awaited` of them.
     fn fetch<'a>(
         &'a self,
         workspace: &'a WorkspaceId,
         wants: &'a [Want],
+        awaited: usize,
         sink: Sink<'a>,
     ) -> BoxFuture<'a, Result<(), HolderError>>;
 }
@@ -109,6 +114,12 @@ pub trait Holder: Send + Sync {
 pub trait Holders: Send + Sync {
     /// Who may be asked for content of `workspace`, best first; the owner, if it can be reached at all, is among them.
     fn holders(&self, workspace: &WorkspaceId) -> Vec<Arc<dyn Holder>>;
+
+    /// Whether content comes from several nodes at once at present: then more is asked for at a time, since each has its
+    /// own pace.
+    fn are_several(&self) -> bool {
+        false
+    }
 
     /// Asks the owner to let this node read `workspace`; what comes of it is seen in the catalogue.
     fn knock(&self, workspace: &WorkspaceId);

@@ -16,39 +16,49 @@ use super::{
 /// it turned out to be held.
 type Outcome = Option<Result<Option<Arc<Piece>>, SourceError>>;
 
+/// How far a fetch is.
+#[derive(Default)]
+struct Stage {
+    outcome: Outcome,
+    /// Whether what came has been put into the store as well, if it can be.
+    over: bool,
+}
+
 /// A want that is queued or under way.
 pub(super) struct Job {
     pub(super) want: Want,
     /// Whether it is to be fetched although the store may say that it's held: it couldn't be read.
     pub(super) anew: bool,
     pub(super) since: Instant,
-    outcome: watch::Sender<Outcome>,
+    stage: watch::Sender<Stage>,
     /// What it takes of the budget for what nobody waits for yet.
     _ahead: Option<Reserved>,
 }
 
 impl Job {
     pub(super) fn new(want: Want, anew: bool, ahead: Option<Reserved>) -> Arc<Self> {
-        Arc::new(Self { want, anew, since: Instant::now(), outcome: watch::Sender::new(None), _ahead: ahead })
+        Arc::new(Self { want, anew, since: Instant::now(), stage: watch::Sender::default(), _ahead: ahead })
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.outcome.borrow().is_none()
+        self.stage.borrow().outcome.is_none()
     }
 
     /// Whether somebody waits for it.
     pub(super) fn is_awaited(&self) -> bool {
-        self.outcome.receiver_count() > 0
+        self.stage.receiver_count() > 0
     }
 
     /// Gives it its outcome, unless it has one.
     pub(super) fn close(&self, outcome: Result<Option<Arc<Piece>>, SourceError>) {
-        self.outcome.send_if_modified(|current| {
-            let open = current.is_none();
-            if open {
-                *current = Some(outcome);
-            }
-            open
+        self.stage.send_if_modified(|stage| stage.close(outcome));
+    }
+
+    /// Gives it its outcome, unless it has one, and ends it.
+    pub(super) fn end(&self, outcome: Result<Option<Arc<Piece>>, SourceError>) {
+        self.stage.send_modify(|stage| {
+            stage.close(outcome);
+            stage.over = true;
         });
     }
 
@@ -64,21 +74,40 @@ impl Job {
     }
 }
 
+impl Stage {
+    fn close(&mut self, outcome: Result<Option<Arc<Piece>>, SourceError>) -> bool {
+        let open = self.outcome.is_none();
+        if open {
+            self.outcome = Some(outcome);
+        }
+        open
+    }
+}
+
 /// Fetches to wait for.
 #[derive(Default)]
-pub(super) struct Ticket(Vec<watch::Receiver<Outcome>>);
+pub(super) struct Ticket(Vec<watch::Receiver<Stage>>);
 
 impl Ticket {
     pub(super) fn add(&mut self, job: &Job) {
-        self.0.push(job.outcome.subscribe());
+        self.0.push(job.stage.subscribe());
     }
 
     /// Returns the pieces that came when all are here, or the first error.
     pub(super) async fn wait(self) -> Result<Vec<Arc<Piece>>, SourceError> {
+        self.wait_for(|stage| stage.outcome.is_some()).await
+    }
+
+    /// As [`Ticket::wait`], when all has been put into the store as well, as far as it can be.
+    pub(super) async fn wait_until_put(self) -> Result<Vec<Arc<Piece>>, SourceError> {
+        self.wait_for(|stage| stage.over).await
+    }
+
+    async fn wait_for(self, reached: fn(&Stage) -> bool) -> Result<Vec<Arc<Piece>>, SourceError> {
         let mut pieces = Vec::with_capacity(self.0.len());
-        for mut outcome in self.0 {
-            match outcome.wait_for(Option::is_some).await {
-                Ok(outcome) => pieces.extend(outcome.clone().unwrap_or(Ok(None))?),
+        for mut stage in self.0 {
+            match stage.wait_for(reached).await {
+                Ok(stage) => pieces.extend(stage.outcome.clone().unwrap_or(Ok(None))?),
                 Err(_) => return Err(SourceError::Failed("the fetch was given up".into())),
             }
         }

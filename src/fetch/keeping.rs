@@ -25,7 +25,7 @@ pub(super) struct Keeping {
 
 #[derive(Default)]
 struct Arrived {
-    pieces: VecDeque<(usize, Piece)>,
+    pieces: VecDeque<(usize, Arc<Piece>)>,
     /// The latest thread that puts them, and whether it will still look for more.
     writer: Option<JoinHandle<()>>,
     writing: bool,
@@ -40,8 +40,21 @@ impl Keeping {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a piece that came for the job at `position`.
+    /// The job at `position`, if the piece is what it's for.
+    fn met(&self, position: usize, piece: &Piece) -> Option<&Arc<Job>> {
+        self.jobs.get(position).filter(|job| job.is_met_by(piece))
+    }
+
+    /// Takes a piece that came for the job at `position`, and gives it to whoever waits. Until it has been put, the job
+    /// stays where others find it.
     pub(super) fn add(self: &Arc<Self>, position: usize, piece: Piece) {
+        let piece = Arc::new(piece);
+        // A tree object is checked when it's put.
+        if !matches!(&*piece, Piece::Tree { .. })
+            && let Some(job) = self.met(position, &piece)
+        {
+            job.close(Ok(Some(piece.clone())));
+        }
         let mut arrived = self.arrived();
         arrived.pieces.push_back((position, piece));
         if !arrived.writing {
@@ -74,7 +87,7 @@ impl Keeping {
     }
 
     /// Puts a piece and ends every job that it meets. What can't be kept still reaches whoever waits for it.
-    fn keep(&self, position: usize, piece: Piece) {
+    fn keep(&self, position: usize, piece: Arc<Piece>) {
         let kept = self.lane.put(&piece);
         if let Err(error) = &kept {
             tracing::debug!(%error, "what was fetched can't be kept");
@@ -86,8 +99,7 @@ impl Keeping {
             }
             _ => Ok(Some(piece.clone())),
         };
-        let piece = Arc::new(piece);
-        if let Some(job) = self.jobs.get(position).filter(|job| job.is_met_by(&piece)) {
+        if let Some(job) = self.met(position, &piece) {
             self.lane.finish(job, outcome(&piece));
         } else if let Piece::Tree { digest, .. } = &*piece
             && kept.is_ok()

@@ -17,6 +17,7 @@ use super::{
     job::{Budget, Job, Ticket},
     keeping::Keeping,
     source::SourceError,
+    tally::Tally,
 };
 use crate::{
     blob::{Blob, Groups},
@@ -28,6 +29,9 @@ use crate::{
 /// others let a demand overtake readahead.
 const REQUESTS: usize = 4;
 
+/// The same where content comes from several: their answers come at different times, and a request ends with its last.
+const REQUESTS_OF_SEVERAL: usize = 8;
+
 /// Bytes that one request asks for, about: a quarter of what fits on a gigabit link in 100 ms.
 const REQUEST_BYTES: u64 = 3 << 20;
 
@@ -37,8 +41,9 @@ const REQUEST_PIECES: usize = 1024;
 /// Bytes in a second that an answer must bring at least, beyond the deadline: below that nobody can work with it.
 const SLOWEST: u64 = 1_000_000;
 
-/// Groups in one slice (1 MiB): a reader gets on with the first while the next is on its way.
-const SLICE_GROUPS: u64 = 64;
+/// Groups in one slice (256 KiB), which begins at a multiple of so many: a reader gets on with the first while the next is
+/// on its way, and readers of one file who share its fetching ask each other for the same slices.
+const SLICE_GROUPS: u64 = 16;
 
 /// The pause before holders that couldn't be reached are asked again; it doubles each time …
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -53,6 +58,8 @@ enum Class {
     Demand,
     /// Somebody will probably ask.
     Readahead,
+    /// Somebody waits whom it keeps from nothing.
+    Bulk,
 }
 
 /// What one workspace is fetching.
@@ -63,6 +70,7 @@ pub(super) struct Lane {
     /// How long somebody waits at most.
     deadline: Duration,
     ahead: Arc<Budget>,
+    tally: Arc<Tally>,
     /// Whether what was asked for last didn't come in time: then nothing is asked for ahead.
     late: AtomicBool,
     state: Mutex<State>,
@@ -72,6 +80,7 @@ pub(super) struct Lane {
 struct State {
     demand: VecDeque<Arc<Job>>,
     readahead: VecDeque<Arc<Job>>,
+    bulk: VecDeque<Arc<Job>>,
     open: Open,
     requests: usize,
 }
@@ -91,9 +100,10 @@ impl Lane {
         holders: Arc<dyn Holders>,
         deadline: Duration,
         ahead: Arc<Budget>,
+        tally: Arc<Tally>,
     ) -> Self {
         let (late, state) = (AtomicBool::new(false), Mutex::default());
-        Self { workspace, store, holders, deadline, ahead, late, state }
+        Self { workspace, store, holders, deadline, ahead, tally, late, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,19 +114,34 @@ impl Lane {
     /// Queues a tree object or small blob that the caller found lacking unless that has been done, and gives what to
     /// wait for; `anew` if it may be held but can't be read.
     pub(super) fn whole(self: &Arc<Self>, want: Want, anew: bool) -> Ticket {
+        self.queue_whole(want, anew, Class::Demand)
+    }
+
+    /// Queues what is missing of a blob, behind all else.
+    pub(super) fn bulk(self: &Arc<Self>, blob: Blob, groups: Range<u64>) -> Ticket {
+        if !blob.is_whole() {
+            return self.queue_slices(blob, groups, false, Class::Bulk);
+        }
+        match self.store.held(&blob) {
+            Ok(held) if held.is_superset(&Groups::from(groups)) => Ticket::default(),
+            _ => self.queue_whole(Want::Blob(blob), false, Class::Bulk),
+        }
+    }
+
+    fn queue_whole(self: &Arc<Self>, want: Want, anew: bool, class: Class) -> Ticket {
         let mut state = self.state();
         let mut ticket = Ticket::default();
         match state.open.whole.get(&want) {
             Some(job) => {
                 let job = job.clone();
                 ticket.add(&job);
-                state.promote(&job, Class::Demand);
+                state.promote(&job, class);
             }
             None => {
                 let job = Job::new(want.clone(), anew, None);
                 ticket.add(&job);
                 state.open.whole.insert(want, job.clone());
-                state.demand.push_back(job);
+                state.queue(class).push_back(job);
             }
         }
         self.start(&mut state);
@@ -156,6 +181,12 @@ impl Lane {
         }
     }
 
+    /// As [`Lane::read_ahead`], for somebody else who waits.
+    pub(super) async fn bring(self: &Arc<Self>, blob: Blob, groups: Range<u64>) {
+        // Whether it's here is for them to look.
+        let _ = self.queue_slices(blob, groups, false, Class::Readahead).wait_until_put().await;
+    }
+
     /// Notes that somebody waited in vain.
     pub(super) fn note_late(&self) {
         self.late.store(true, Ordering::Relaxed);
@@ -179,13 +210,17 @@ impl Lane {
             }
         }
         let slices = ranges(&missing).into_iter().flat_map(|range| {
-            let starts = range.clone().step_by(SLICE_GROUPS as usize);
-            starts.map(move |start| start..range.end.min(start + SLICE_GROUPS))
+            let first = range.start / SLICE_GROUPS..range.end.div_ceil(SLICE_GROUPS);
+            first.map(move |slice| {
+                let slice = slice * SLICE_GROUPS..(slice + 1) * SLICE_GROUPS;
+                range.start.max(slice.start)..range.end.min(slice.end)
+            })
         });
         for groups in slices {
             let want = Want::Slice { blob, groups };
             let ahead = match class {
-                Class::Demand => None,
+                // Bounded by whoever waits.
+                Class::Demand | Class::Bulk => None,
                 Class::Readahead => match self.ahead.reserve(want.cost()) {
                     None => break,
                     reserved => reserved,
@@ -194,37 +229,52 @@ impl Lane {
             let job = Job::new(want, anew, ahead);
             ticket.add(&job);
             state.open.slices.entry(blob.digest).or_default().push(job.clone());
-            match class {
-                Class::Demand => state.demand.push_back(job),
-                Class::Readahead => state.readahead.push_back(job),
-            }
+            state.queue(class).push_back(job);
         }
         self.start(&mut state);
         ticket
     }
 
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        let state = self.state();
+        state.requests > 0 || !state.open.whole.is_empty() || !state.open.slices.is_empty()
+    }
+
     /// Starts another request if there is something to ask and room for it.
     fn start(self: &Arc<Self>, state: &mut State) {
-        while state.requests < REQUESTS
-            && let Some(batch) = state.next_batch(state.requests + 1 < REQUESTS)
+        let most = self.most_requests();
+        while state.requests < most
+            && let Some(batch) = state.next_batch(most - state.requests)
         {
             state.requests += 1;
             tokio::spawn(self.clone().run(batch));
         }
     }
 
+    fn most_requests(&self) -> usize {
+        if self.holders.are_several() { REQUESTS_OF_SEVERAL } else { REQUESTS }
+    }
+
     /// Carries out batches until there's nothing left to ask.
     async fn run(self: Arc<Self>, mut batch: Vec<Arc<Job>>) {
         loop {
+            let begun = Instant::now();
             // A panic ends this request, but neither the ones queued behind it nor the wait for its jobs.
-            if AssertUnwindSafe(self.request(&batch)).catch_unwind().await.is_err() {
-                for job in &batch {
-                    self.finish(job, Err(SourceError::Failed("the fetch was given up".into())));
-                }
+            let _ = AssertUnwindSafe(self.request(&batch)).catch_unwind().await;
+            tracing::trace!(
+                pieces = batch.len(),
+                bytes = batch.iter().map(|job| job.want.cost()).sum::<u64>(),
+                first = ?batch.first().map(|job| &job.want),
+                took = ?begun.elapsed(),
+                "a request ended"
+            );
+            for job in &batch {
+                self.finish(job, Err(SourceError::Failed("the fetch was given up".into())));
             }
             let mut state = self.state();
-            let ahead = state.requests < REQUESTS;
-            match state.next_batch(ahead) {
+            let room = (self.most_requests() + 1).saturating_sub(state.requests);
+            match state.next_batch(room) {
                 Some(next) => batch = next,
                 None => {
                     state.requests -= 1;
@@ -245,14 +295,14 @@ impl Lane {
         let mut pause = FIRST_PAUSE;
         loop {
             let holders = self.holders.holders(&self.workspace);
-            let nobody = holders.is_empty();
+            let mut nobody = holders.is_empty();
             let mut open: Vec<Asked> = batch.iter().filter(|job| job.is_open()).map(Asked::new).collect();
             for holder in holders {
                 open.retain(|asked| asked.job.is_open());
                 if open.is_empty() {
                     return;
                 }
-                self.ask(&*holder, &mut open, limit).await;
+                nobody = self.ask(&*holder, &mut open, limit).await == Err(HolderError::Nobody);
             }
             let mut again = false;
             for Asked { job, failure } in open.iter_mut().filter(|asked| asked.job.is_open()) {
@@ -287,9 +337,15 @@ impl Lane {
     }
 
     /// Asks one holder for the open jobs; those that it doesn't end learn why.
-    async fn ask(self: &Arc<Self>, holder: &dyn Holder, open: &mut [Asked], limit: Instant) {
+    async fn ask(
+        self: &Arc<Self>,
+        holder: &dyn Holder,
+        open: &mut [Asked],
+        limit: Instant,
+    ) -> Result<(), HolderError> {
         let jobs: Vec<Arc<Job>> = open.iter().map(|asked| asked.job.clone()).collect();
         let wants: Vec<Want> = jobs.iter().map(|job| job.want.clone()).collect();
+        let awaited = jobs.iter().take_while(|job| job.is_awaited()).count();
         let mut refused: Vec<Option<Refused>> = vec![None; jobs.len()];
         let keeping = Keeping::new(self.clone(), jobs);
         let mut sink = |position: usize, piece: Result<Piece, Refused>| match piece {
@@ -300,7 +356,7 @@ impl Lane {
                 }
             }
         };
-        let fetch = holder.fetch(&self.workspace, &wants, &mut sink);
+        let fetch = holder.fetch(&self.workspace, &wants, awaited, &mut sink);
         let result = tokio::time::timeout_at(limit, fetch).await;
         let result = result.unwrap_or_else(|_| Err(HolderError::Unreachable("it takes too long".into())));
         let kept = keeping.done().await;
@@ -317,17 +373,31 @@ impl Lane {
                 (None, Ok(())) => asked.note(SourceError::Failed("the owner left it out".into())),
             }
         }
+        result
     }
 
-    /// Puts a piece into the store.
+    /// Puts a piece into the store, and notes that it came for this workspace.
     pub(super) fn put(&self, piece: &Piece) -> Result<(), StoreError> {
-        match piece {
-            Piece::Tree { digest, object } => self.store.put_tree(*digest, object),
-            Piece::Blob(blob) => self.store.put_blob(blob),
-            Piece::Slice(slice) => self.store.put_slice(slice),
+        let digest = match piece {
+            Piece::Tree { digest, object } => {
+                self.tally.came(object.len() as u64);
+                self.store.put_tree(*digest, object)?;
+                *digest
+            }
+            Piece::Blob(blob) => {
+                self.tally.came(blob.bytes().len() as u64);
+                self.store.put_blob(blob)?;
+                blob.digest()
+            }
+            Piece::Slice(slice) => {
+                self.tally.came(slice.leaves().iter().map(|leaf| leaf.len() as u64).sum());
+                self.store.put_slice(slice)?;
+                slice.blob().digest
+            }
             // Never queued here: the fetcher asks for it itself.
-            Piece::Pending(_) => Ok(()),
-        }
+            Piece::Pending(_) => return Ok(()),
+        };
+        self.store.note(&self.workspace, &digest)
     }
 
     /// The job for a tree object or small blob, if there's one.
@@ -335,34 +405,53 @@ impl Lane {
         self.state().open.whole.get(want).cloned()
     }
 
-    /// Ends a job, unless it has ended: whoever comes from now on starts anew.
+    /// Ends a job, unless it has an outcome; whoever comes from now on starts anew.
     pub(super) fn finish(&self, job: &Arc<Job>, outcome: Result<Option<Arc<Piece>>, SourceError>) {
         if let Ok(Some(_)) = outcome {
             self.late.store(false, Ordering::Relaxed);
         }
         self.state().open.remove(job);
-        job.close(outcome);
+        job.end(outcome);
     }
 }
 
 impl State {
-    /// Moves a job that now somebody waits for ahead of what nobody waits for.
-    fn promote(&mut self, job: &Arc<Job>, class: Class) {
-        if class == Class::Demand
-            && let Some(position) = self.readahead.iter().position(|queued| Arc::ptr_eq(queued, job))
-            && let Some(job) = self.readahead.remove(position)
-        {
-            self.demand.push_back(job);
+    fn queue(&mut self, class: Class) -> &mut VecDeque<Arc<Job>> {
+        match class {
+            Class::Demand => &mut self.demand,
+            Class::Readahead => &mut self.readahead,
+            Class::Bulk => &mut self.bulk,
         }
     }
 
-    /// What the next request asks for: all demand that fits, then readahead. What came in another answer, and demand
-    /// that nobody waits for any more, is left out. Without `ahead` only demand: the last request is kept for it.
-    fn next_batch(&mut self, ahead: bool) -> Option<Vec<Arc<Job>>> {
+    /// Moves a job that now somebody waits for ahead of what nobody waits for.
+    fn promote(&mut self, job: &Arc<Job>, class: Class) {
+        if class != Class::Demand {
+            return;
+        }
+        for queue in [&mut self.readahead, &mut self.bulk] {
+            if let Some(position) = queue.iter().position(|queued| Arc::ptr_eq(queued, job))
+                && let Some(job) = queue.remove(position)
+            {
+                self.demand.push_back(job);
+                return;
+            }
+        }
+    }
+
+    /// What the next request asks for while there's room for so many: all demand that fits, then readahead, then bulk. What
+    /// came in another answer, and what nobody waits for any more, is left out. The last request is kept for demand, the
+    /// one before it for readahead.
+    fn next_batch(&mut self, room: usize) -> Option<Vec<Arc<Job>>> {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for (queue, class) in [(&mut self.demand, Class::Demand), (&mut self.readahead, Class::Readahead)] {
-            while (ahead || class == Class::Demand)
+        for (class, kept) in [(Class::Demand, 0), (Class::Readahead, 1), (Class::Bulk, 2)] {
+            let queue = match class {
+                Class::Demand => &mut self.demand,
+                Class::Readahead => &mut self.readahead,
+                Class::Bulk => &mut self.bulk,
+            };
+            while kept < room
                 && batch.len() < REQUEST_PIECES
                 && let Some(job) = queue.front()
             {

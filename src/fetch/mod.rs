@@ -2,6 +2,7 @@
 //!
 //! Requests for the same range share one fetch; what waits while others are under way travels together in one request.
 
+mod bulk;
 mod fetcher;
 mod holder;
 mod job;
@@ -9,9 +10,12 @@ mod keeping;
 mod lane;
 mod readahead;
 mod source;
+mod tally;
 #[cfg(test)]
 mod tests;
 
+pub use bulk::{BulkError, Observer, Progress};
 pub use fetcher::{FetchOptions, Fetcher};
 pub use holder::{Holder, HolderError, Holders, Piece, Refused, Sink, Want};
 pub use source::{FileContent, Source, SourceError, Surroundings};
+pub use tally::Counts;

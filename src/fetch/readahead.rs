@@ -13,8 +13,8 @@ const READERS: usize = 8;
 /// The window at the second read in a row, in bytes; it doubles with each further one …
 const FIRST_WINDOW: u64 = 256 << 10;
 
-/// … up to this: some 70 ms of a gigabit link.
-const LAST_WINDOW: u64 = 8 << 20;
+/// … up to this: some 140 ms of a gigabit link, and enough for what several send at their own pace.
+const LAST_WINDOW: u64 = 16 << 20;
 
 /// A read that starts within this distance behind a reader's position still belongs to it: the kernel's own readahead
 /// sends its requests from several threads, out of order.
@@ -37,6 +37,11 @@ struct Reader {
 impl Readahead {
     pub(super) fn new() -> Self {
         Self { files: LruCache::new(NonZeroUsize::new(FILES).unwrap_or(NonZeroUsize::MIN)) }
+    }
+
+    /// Whether the file is one of those that were read last.
+    pub(super) fn knows(&self, file: &Digest) -> bool {
+        self.files.contains(file)
     }
 
     /// Notes a read of `range` bytes in a file of `size` bytes; gives what should be fetched ahead of the reader, if anything.

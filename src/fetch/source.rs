@@ -36,7 +36,7 @@ impl From<Refused> for SourceError {
 impl From<HolderError> for SourceError {
     fn from(error: HolderError) -> Self {
         match error {
-            HolderError::Unreachable(_) => Self::TimedOut,
+            HolderError::Unreachable(_) | HolderError::Nobody => Self::TimedOut,
             HolderError::Denied => Self::Denied,
             HolderError::Misbehaved(_) => Self::Failed(error.to_string()),
         }
@@ -64,17 +64,6 @@ pub trait Surroundings: Sync {
 
     /// Small blobs that will probably be wanted soon, most likely first.
     fn nearby(&self) -> Vec<Blob>;
-}
-
-/// A file of which nothing more is known.
-impl Surroundings for () {
-    fn path(&self) -> Option<Vec<Name>> {
-        None
-    }
-
-    fn nearby(&self) -> Vec<Blob> {
-        Vec::new()
-    }
 }
 
 /// Where the view gets its content. Futures are ready at once when what they need is local.

@@ -11,11 +11,13 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture, future::join_all};
 use tokio::sync::Semaphore;
 
+mod bulk;
+
 use super::{holder::Sink, *};
 use crate::{
     blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice, encode_slice, hash_bytes},
     store::{Call, FaultStore, MemoryStore, ReadStore, StoreError, WriteStore},
-    types::{Digest, Name, WorkspaceId},
+    types::{Digest, Name, PathKey, WorkspaceId},
 };
 
 const ID: WorkspaceId = WorkspaceId::from_bytes([3; 16]);
@@ -143,6 +145,7 @@ impl Holder for Owner {
         &'a self,
         _: &'a WorkspaceId,
         wants: &'a [Want],
+        _: usize,
         sink: Sink<'a>,
     ) -> BoxFuture<'a, Result<(), HolderError>> {
         async move {
@@ -200,7 +203,7 @@ fn fetcher(owners: &[&Arc<Owner>]) -> (Arc<Fetcher>, Arc<MemoryStore>) {
 
 fn fetcher_into(store: Arc<dyn WriteStore>, owners: &[&Arc<Owner>]) -> Arc<Fetcher> {
     let holders = Arc::new(Everybody(owners.iter().map(|owner| (*owner).clone()).collect()));
-    let options = FetchOptions { deadline: Duration::from_secs(10) };
+    let options = FetchOptions { deadline: Duration::from_secs(10), mapped: 0 };
     Arc::new(Fetcher::new(store, holders, options))
 }
 
@@ -210,6 +213,13 @@ fn sample(size: usize, seed: u8) -> Vec<u8> {
 
 fn blob(bytes: &[u8]) -> FileContent {
     FileContent::Blob(Blob { digest: Digest::of(bytes), size: bytes.len() as u64 })
+}
+
+/// Waits until what came has been put: readers get it before.
+async fn put(fetcher: &Fetcher) {
+    while fetcher.is_busy() {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn read(fetcher: &Fetcher, bytes: &[u8], offset: usize, length: usize) -> Result<(), SourceError> {
@@ -225,6 +235,7 @@ async fn a_read_brings_what_it_touches_and_is_local_the_second_time() {
     let (fetcher, store) = fetcher(&[&owner]);
     read(&fetcher, &small, 10, 100).await.unwrap();
     read(&fetcher, &large, 1_000_000, 4096).await.unwrap();
+    put(&fetcher).await;
     assert_eq!((owner.requests(), owner.groups_asked()), (2, 1));
     let held = store.held(&Blob { digest: Digest::of(&large), size: large.len() as u64 }).unwrap();
     assert_eq!(held.boundaries(), &[61, 62]);
@@ -234,6 +245,24 @@ async fn a_read_brings_what_it_touches_and_is_local_the_second_time() {
     assert_eq!(owner.requests(), 2);
     let beyond = fetcher.read(&ID, &blob(&small), 999, 2, &()).await;
     assert!(matches!(beyond, Err(SourceError::Failed(_))));
+}
+
+#[tokio::test]
+async fn what_comes_is_noted_for_its_workspace_alone() {
+    let (small, large, tree) = (sample(1000, 0), sample(4 << 20, 1), sample(500, 2));
+    let owner = Owner::new(&[small.clone(), large.clone(), tree.clone()]);
+    let (fetcher, store) = fetcher(&[&owner]);
+    let other = WorkspaceId::from_bytes([9; 16]);
+    read(&fetcher, &small, 0, 1).await.unwrap();
+    read(&fetcher, &large, 0, 1).await.unwrap();
+    fetcher.tree(&ID, &Digest::of(&tree)).await.unwrap();
+    put(&fetcher).await;
+    // What is held already doesn't come: the other workspace's owner may know no more than its digest.
+    fetcher.read(&other, &blob(&small), 0, 1, &()).await.unwrap();
+    for content in [&small, &large, &tree] {
+        assert!(store.belongs(&ID, &Digest::of(content)).unwrap());
+        assert!(!store.belongs(&other, &Digest::of(content)).unwrap());
+    }
 }
 
 #[tokio::test]
@@ -373,6 +402,18 @@ impl ReadStore for Panicking {
     fn read_at(&self, _: &Blob, _: u64, _: &mut [u8]) -> Result<bool, StoreError> {
         Ok(false)
     }
+
+    fn slice(&self, _: &Blob, _: std::ops::Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(None)
+    }
+
+    fn belongs(&self, _: &WorkspaceId, _: &Digest) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    fn at(&self, _: &WorkspaceId, _: PathKey) -> Result<Option<Blob>, StoreError> {
+        Ok(None)
+    }
 }
 
 impl WriteStore for Panicking {
@@ -388,6 +429,14 @@ impl WriteStore for Panicking {
         panic!("as the test wants")
     }
 
+    fn note(&self, _: &WorkspaceId, _: &Digest) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn note_at(&self, _: &WorkspaceId, _: PathKey, _: &Blob) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -398,9 +447,12 @@ async fn a_panic_ends_its_reads_and_no_others() {
     let bytes = sample(1000, 0);
     let owner = Owner::new(std::slice::from_ref(&bytes));
     let into_panic = fetcher_into(Arc::new(Panicking), &[&owner]);
-    // More often than there are requests at a time.
-    for _ in 0..6 {
-        assert!(matches!(read(&into_panic, &bytes, 0, 1).await, Err(SourceError::Failed(_))));
+    // More often than there are requests at a time. What came is given before it's put.
+    for round in 1..=6 {
+        read(&into_panic, &bytes, 0, 1).await.unwrap();
+        // What couldn't be put is not held in memory instead.
+        assert_eq!(owner.requests(), round);
+        put(&into_panic).await;
     }
     let (fetcher, _) = fetcher(&[&owner]);
     owner.set(Mood::Panics);
@@ -602,16 +654,27 @@ async fn a_slow_disk_holds_up_nothing_else() {
     let store = Arc::new(FaultStore::new(MemoryStore::new()));
     let fetcher = fetcher_into(store.clone(), &[&owner]);
     let hold = store.block(Call::PutBlob, 1);
-    let mut slow = std::pin::pin!(read(&fetcher, &small[0], 0, 1));
-    assert!((&mut slow).now_or_never().is_none());
+    // Whoever waits gets it before it's put, and whoever comes meanwhile takes the same.
+    read(&fetcher, &small[0], 0, 1).await.unwrap();
     while store.made(Call::PutBlob) == 0 {
         tokio::task::yield_now().await;
     }
-    // There's one worker here, so this wouldn't come back if the other stood on it.
+    read(&fetcher, &small[0], 1, 1).await.unwrap();
+    assert_eq!(owner.asked.lock().unwrap().len(), 1, "not asked for again");
+    // There's one worker here, so this wouldn't come back if the put stood on it.
     read(&fetcher, &small[1], 0, 1).await.unwrap();
-    assert!((&mut slow).now_or_never().is_none());
     drop(hold);
-    slow.await.unwrap();
+}
+
+/// A file of which nothing more is known.
+impl Surroundings for () {
+    fn path(&self) -> Option<Vec<Name>> {
+        None
+    }
+
+    fn nearby(&self) -> Vec<Blob> {
+        Vec::new()
+    }
 }
 
 /// Files that stand nearby.
@@ -683,4 +746,20 @@ async fn what_comes_along_is_taken_over_by_who_waits_for_it() {
     assert!(results.into_iter().all(|result| result.is_ok()));
     let asked = owner.asked.lock().unwrap().clone();
     assert_eq!(asked.iter().filter(|want| **want == Want::Blob(blobs[1])).count(), 1, "{asked:?}");
+}
+
+#[tokio::test]
+async fn around_a_missing_part_of_a_mapped_file_its_window_comes_along() {
+    let bytes = sample(100 * GROUP as usize, 0);
+    let owner = Owner::new(std::slice::from_ref(&bytes));
+    let store = Arc::new(MemoryStore::default());
+    let options = FetchOptions { deadline: Duration::from_secs(10), mapped: bytes.len() as u64 };
+    let fetcher = Fetcher::new(store.clone(), Arc::new(Everybody(vec![owner.clone()])), options);
+    read(&fetcher, &bytes, 40 * GROUP as usize, 1).await.unwrap();
+    let blob = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
+    while store.held(&blob).unwrap() != Groups::from(32..64) {
+        tokio::task::yield_now().await;
+    }
+    let asked = owner.asked.lock().unwrap().clone();
+    assert_eq!(asked[0], Want::Slice { blob, groups: 40..41 }, "what is waited for comes first");
 }

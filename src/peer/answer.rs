@@ -23,7 +23,7 @@ const PORTION: usize = 64 << 10;
 const TREE_LEVEL: i32 = 3;
 
 /// zstd's level for content: faster than a gigabit link on one core.
-const CONTENT_LEVEL: i32 = 1;
+pub(super) const CONTENT_LEVEL: i32 = 1;
 
 /// Turns a batch request into its frames, one portion after the other. It reads from the disk, so it blocks.
 pub(super) struct Producer {

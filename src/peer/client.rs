@@ -6,11 +6,12 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
+    capability::Capability,
     receive::Answer,
     tls::{Credentials, CredentialsError, Expected, Found, ServerVerifier},
     wire::{
-        BatchRequest, Catalogue, MAX_BATCH, MAX_JSON, MAX_TAG, MAX_WAIT, MAX_WORKSPACES, NodeInfo,
-        PieceRequest, WorkspaceInfo,
+        BatchRequest, Catalogue, Grant, HOLDERS_HEADER, MAX_BATCH, MAX_HOLDERS, MAX_JSON, MAX_TAG, MAX_WAIT,
+        MAX_WORKSPACES, NodeInfo, PieceRequest, WorkspaceInfo,
     },
 };
 use crate::types::{NodeId, WorkspaceId};
@@ -282,6 +283,15 @@ impl PeerClient {
                 return Err(self.misbehaved(format!("the head of its workspace {id} isn't signed")));
             }
         }
+        if catalogue.grants.len() > catalogue.workspaces.len() {
+            return Err(self.misbehaved("it grants more than it shares"));
+        }
+        for Grant { capability, holders } in &catalogue.grants {
+            let own = capability.owner == self.node && ids.contains(&capability.workspace);
+            if !own || capability.verify().is_err() || holders.len() > MAX_HOLDERS {
+                return Err(self.misbehaved(format!("its grant for {} isn't right", capability.workspace)));
+            }
+        }
         if after == Some(&catalogue.tag) { Ok(None) } else { Ok(Some(catalogue)) }
     }
 
@@ -291,7 +301,20 @@ impl PeerClient {
         workspace: WorkspaceId,
         pieces: Vec<PieceRequest>,
     ) -> Result<Answer, PeerError> {
-        let request = BatchRequest { workspace, pieces };
+        self.ask(BatchRequest { workspace, pieces, capability: None }).await
+    }
+
+    /// Asks for pieces of a workspace that is another's, who gave the capability.
+    pub async fn batch_of(
+        &self,
+        capability: Capability,
+        pieces: Vec<PieceRequest>,
+    ) -> Result<Answer, PeerError> {
+        let workspace = capability.workspace;
+        self.ask(BatchRequest { workspace, pieces, capability: Some(capability) }).await
+    }
+
+    async fn ask(&self, request: BatchRequest) -> Result<Answer, PeerError> {
         request.check().map_err(PeerError::Request)?;
         let body = serde_json::to_vec(&request).map_err(|error| PeerError::Request(error.to_string()))?;
         if body.len() > MAX_BATCH {
@@ -303,7 +326,11 @@ impl PeerClient {
             .header(reqwest::header::CONTENT_TYPE, "application/json")
             .body(body);
         let response = self.send(post, CONNECT + self.idle).await?;
-        Ok(Answer::new(self.node, self.address, self.idle, response, request.pieces))
+        // What can't be read of it is no loss: it only helps.
+        let holders = response.headers().get(HOLDERS_HEADER).and_then(|names| names.to_str().ok());
+        let holders = holders.into_iter().flat_map(|names| names.split(',')).take(MAX_HOLDERS);
+        let holders = holders.filter_map(|id| id.parse().ok()).collect();
+        Ok(Answer::new(self.node, self.address, self.idle, response, request.pieces, holders))
     }
 
     fn url(&self, what: &str) -> String {

@@ -1,9 +1,10 @@
 //! Between nodes: who a node is, how that is shown over TLS, and the share service with its client.
 //!
-//! docs/share-service.md describes what travels. Reading order: `identity`, `tls`, `wire` and `frame` (the formats),
-//! `answer` (how the owner answers a batch), `service` (the server), `receive` (how a guest checks an answer), `client`.
+//! docs/share-service.md describes what travels. Reading order: `identity`, `tls`, `capability`, `wire` and `frame` (the formats),
+//! `answer` (how the owner answers a batch), `service` (the server), `service/passing` (answers out of what is held of others' workspaces), `receive` (how a guest checks an answer), `client`.
 
 mod answer;
+mod capability;
 mod client;
 mod frame;
 mod identity;
@@ -15,12 +16,14 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub use capability::Capability;
 pub use client::{IDLE, PeerClient, PeerError};
 pub use identity::{Identity, IdentityError, NotSigned, Signature, fingerprint, verify};
 pub use receive::{Answer, Piece, RefusedPiece};
-pub use service::{Refusal, ServeError, Served, ServedWorkspace, serve};
+pub use service::{Held, Refusal, ServeError, Served, ServedWorkspace, serve};
 pub use tls::{Credentials, CredentialsError, Expected};
 pub use wire::{
-    Access, BatchRequest, Catalogue, Head, MAX_BATCH, MAX_PIECES, MAX_RANGE, MAX_WAIT, MAX_WORKSPACES,
-    NodeInfo, OwnerPath, PathError, PendingRange, PieceRequest, SUBTREE_BUDGET, SignedHead, WorkspaceInfo,
+    Access, BatchRequest, Catalogue, Grant, Head, MAX_BATCH, MAX_HOLDERS, MAX_PIECES, MAX_RANGE, MAX_WAIT,
+    MAX_WORKSPACES, NodeInfo, OwnerPath, PathError, PendingRange, PieceRequest, SUBTREE_BUDGET, SignedHead,
+    WorkspaceInfo,
 };

@@ -54,6 +54,7 @@ pub struct Answer {
     buffer: BytesMut,
     header: Option<Header>,
     check: Check,
+    co_readers: Vec<NodeId>,
 }
 
 impl Answer {
@@ -63,9 +64,15 @@ impl Answer {
         idle: Duration,
         response: reqwest::Response,
         pieces: Vec<PieceRequest>,
+        co_readers: Vec<NodeId>,
     ) -> Self {
         let buffer = BytesMut::new();
-        Self { peer, address, idle, response, buffer, header: None, check: Check::new(pieces) }
+        Self { peer, address, idle, response, buffer, header: None, check: Check::new(pieces), co_readers }
+    }
+
+    /// Who else lately asked for parts of the first large blob of the request, as the owner says.
+    pub fn co_readers(&self) -> &[NodeId] {
+        &self.co_readers
     }
 
     /// The next piece and which of the request's pieces it belongs to, or none when all have been answered.

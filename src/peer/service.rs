@@ -1,3 +1,5 @@
+mod passing;
+
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -13,7 +15,7 @@ use axum::{
     Extension, Json, Router,
     body::{Body, to_bytes},
     extract::{Query, State, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -33,10 +35,15 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+pub use self::passing::Held;
 use super::{
     answer::Producer,
+    capability::Capability,
     tls::{Credentials, CredentialsError, node_of},
-    wire::{BatchRequest, Catalogue, MAX_BATCH, MAX_TAG, MAX_WAIT, NodeInfo},
+    wire::{
+        BatchRequest, Catalogue, HOLDERS_HEADER, MAX_BATCH, MAX_HOLDERS, MAX_TAG, MAX_WAIT, NodeInfo,
+        PieceRequest,
+    },
 };
 use crate::{
     blob::Blob,
@@ -87,6 +94,10 @@ pub trait Served: Send + Sync + 'static {
         id: &WorkspaceId,
         reader: Option<NodeId>,
     ) -> Result<Arc<dyn ServedWorkspace>, Refusal>;
+
+    /// What is held of another's workspace, for `reader`, whose `capability` is signed and names it and the workspace.
+    /// Whether the capability's owner is that workspace's and its time has come to an end is judged here.
+    fn held(&self, reader: NodeId, capability: &Capability) -> Result<Arc<dyn Held>, Refusal>;
 }
 
 /// One workspace, as a reader who is allowed to sees it. All calls may block on the disk.
@@ -102,6 +113,10 @@ pub trait ServedWorkspace: Send + Sync {
 
     /// `length` bytes from `offset` of a file that isn't hashed yet, if its version token is still `token`.
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError>;
+
+    /// Notes that the reader asks for these pieces; gives other nodes that lately asked for parts of the same large
+    /// blob, at most [`MAX_HOLDERS`]: they will hold them, and some of the work can be theirs. Doesn't block.
+    fn co_readers(&self, pieces: &[PieceRequest]) -> Vec<NodeId>;
 }
 
 /// Why a workspace isn't served.
@@ -239,6 +254,25 @@ struct Reader(Option<NodeId>);
 #[derive(Debug, Clone)]
 struct Cut(Arc<Notify>);
 
+impl Cut {
+    /// Hands over a part of an answer in small bits, so that a slow network isn't taken for a client that takes
+    /// nothing; false when the client is gone, or takes nothing for `patience`, which ends its connection.
+    async fn send(&self, sender: &mpsc::Sender<Bytes>, mut part: Bytes, patience: Duration) -> bool {
+        while !part.is_empty() {
+            let bit = part.split_to(part.len().min(BIT));
+            match sender.send_timeout(bit, patience).await {
+                Ok(()) => {}
+                Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+                    self.0.notify_one();
+                    return false;
+                }
+                Err(mpsc::error::SendTimeoutError::Closed(_)) => return false,
+            }
+        }
+        true
+    }
+}
+
 /// Whose connections are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Holder {
@@ -288,6 +322,8 @@ struct Service {
     shares: Arc<dyn Served>,
     /// Batch answers that may be under way.
     answers: Arc<Semaphore>,
+    /// Those for other owners' guests.
+    passings: Arc<Semaphore>,
     /// Threads that may read and compress at a time: more would only keep the mount's own reads from theirs.
     threads: Arc<Semaphore>,
 }
@@ -297,6 +333,7 @@ fn router(shares: Arc<dyn Served>) -> Router {
     let service = Service {
         shares,
         answers: Arc::new(Semaphore::new(ANSWERS)),
+        passings: Arc::new(Semaphore::new(passing::PASSINGS)),
         threads: Arc::new(Semaphore::new(2 * cores)),
     };
     Router::new()
@@ -326,6 +363,10 @@ impl ServiceError {
 
     fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid", message)
+    }
+
+    fn busy() -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", "too many are being served; try again")
     }
 
     fn refused(refusal: Refusal, reader: Option<NodeId>) -> Self {
@@ -387,7 +428,7 @@ async fn catalogue(
 async fn batch(
     State(service): State<Service>,
     Extension(Reader(reader)): Extension<Reader>,
-    Extension(Cut(cut)): Extension<Cut>,
+    Extension(cut): Extension<Cut>,
     body: Body,
 ) -> Result<Response, ServiceError> {
     let body = timeout(HANDSHAKE, to_bytes(body, MAX_BATCH))
@@ -403,6 +444,9 @@ async fn batch(
     let request: BatchRequest =
         serde_json::from_slice(&body).map_err(|error| ServiceError::invalid(error.to_string()))?;
     request.check().map_err(ServiceError::invalid)?;
+    if let Some(capability) = request.capability {
+        return passing::pass_on(service, reader, cut, capability, request).await;
+    }
     let (shares, id) = (service.shares.clone(), request.workspace);
     let workspace = service
         .blocking(move || shares.workspace(&id, reader))
@@ -410,12 +454,9 @@ async fn batch(
         .map_err(|refusal| ServiceError::refused(refusal, reader))?;
     let turn = timeout(PATIENCE, service.answers.clone().acquire_owned());
     let Ok(Ok(turn)) = turn.await else {
-        return Err(ServiceError::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "busy",
-            "too many are being served; try again",
-        ));
+        return Err(ServiceError::busy());
     };
+    let holders = workspace.co_readers(&request.pieces);
 
     // The disk works while the network does: some of a portion waits here while the next one is made.
     let (sender, receiver) = mpsc::channel::<Bytes>(16);
@@ -425,24 +466,28 @@ async fn batch(
         loop {
             let step = service.blocking(move || (producer.portion(), producer));
             // Without its end frame the client knows that the answer is incomplete.
-            let Ok((Some(mut portion), rest)) = step.await else { return };
+            let Ok((Some(portion), rest)) = step.await else { return };
             producer = rest;
-            // In small bits, so that a slow network isn't taken for a client that takes nothing.
-            while !portion.is_empty() {
-                let bit = portion.split_to(portion.len().min(BIT));
-                match sender.send_timeout(bit, STALLED).await {
-                    Ok(()) => {}
-                    Err(mpsc::error::SendTimeoutError::Timeout(_)) => return cut.notify_one(),
-                    Err(mpsc::error::SendTimeoutError::Closed(_)) => return,
-                }
+            if !cut.send(&sender, portion, STALLED).await {
+                return;
             }
         }
     });
+    let mut response = streamed(receiver);
+    let names: Vec<String> = holders.iter().take(MAX_HOLDERS).map(NodeId::to_string).collect();
+    if let (false, Ok(names)) = (names.is_empty(), HeaderValue::try_from(names.join(","))) {
+        response.headers_mut().insert(HOLDERS_HEADER, names);
+    }
+    Ok(response)
+}
+
+/// The answer whose bytes are received.
+fn streamed(receiver: mpsc::Receiver<Bytes>) -> Response {
     let portions = futures_util::stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|portion| (Ok::<_, Infallible>(portion), receiver))
     });
     let kind = [(header::CONTENT_TYPE, "application/vnd.twinshare.batch")];
-    Ok((kind, Body::from_stream(portions)).into_response())
+    (kind, Body::from_stream(portions)).into_response()
 }
 
 impl Service {

@@ -1,6 +1,7 @@
 //! Two nodes over TLS on loopback, and servers that don't keep to the rules.
 
 mod hostile;
+mod passing;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -14,6 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -46,6 +48,8 @@ struct Shares {
     version: watch::Sender<u64>,
     readers: Mutex<Vec<Option<NodeId>>>,
     catalogues: AtomicUsize,
+    grants: Mutex<Vec<Grant>>,
+    co_readers: Vec<NodeId>,
 }
 
 impl Shares {
@@ -58,6 +62,8 @@ impl Shares {
             version: watch::Sender::new(0),
             readers: Mutex::default(),
             catalogues: AtomicUsize::new(0),
+            grants: Mutex::default(),
+            co_readers: Vec::new(),
         }
     }
 
@@ -119,7 +125,11 @@ impl Served for Owned {
             access: Access::Public,
             allowed: true,
         };
-        Catalogue { tag: format!("v{version}"), workspaces: vec![lab] }
+        Catalogue {
+            tag: format!("v{version}"),
+            workspaces: vec![lab],
+            grants: self.0.grants.lock().unwrap().clone(),
+        }
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -137,6 +147,28 @@ impl Served for Owned {
             PRIVATE => Err(Refusal::Denied),
             _ => Err(Refusal::Unknown),
         }
+    }
+
+    fn held(&self, _: NodeId, _: &Capability) -> Result<Arc<dyn Held>, Refusal> {
+        Ok(Arc::new(Owned(self.0.clone())))
+    }
+}
+
+impl Held for Owned {
+    fn gather<'a>(&'a self, _: &'a PieceRequest) -> BoxFuture<'a, ()> {
+        std::future::ready(()).boxed()
+    }
+
+    fn tree(&self, digest: &Digest) -> Option<Bytes> {
+        ServedWorkspace::tree(self, digest)
+    }
+
+    fn blob(&self, blob: &Blob) -> Option<Bytes> {
+        ServedWorkspace::blob(self, &blob.digest).ok()
+    }
+
+    fn slice(&self, blob: &Blob, groups: Range<u64>) -> Option<Vec<u8>> {
+        ServedWorkspace::slice(self, blob, groups).ok()
     }
 }
 
@@ -163,6 +195,10 @@ impl ServedWorkspace for Owned {
                 Ok(bytes[offset as usize..end].to_vec())
             }
         }
+    }
+
+    fn co_readers(&self, _: &[PieceRequest]) -> Vec<NodeId> {
+        self.0.co_readers.clone()
     }
 }
 

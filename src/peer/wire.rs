@@ -3,7 +3,10 @@ use std::{fmt, path::PathBuf};
 use minicbor::Encoder;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::identity::{Identity, NotSigned, Signature, verify};
+use super::{
+    capability::Capability,
+    identity::{Identity, NotSigned, Signature, verify},
+};
 use crate::{
     blob::{Blob, GROUP, WHOLE_MAX},
     types::{Digest, HostName, Name, NodeId, WorkspaceId, WorkspaceName},
@@ -36,6 +39,12 @@ pub const MAX_WORKSPACES: usize = 1024;
 /// The longest catalogue tag, in bytes.
 pub(super) const MAX_TAG: usize = 128;
 
+/// The most nodes that are named as holders of something: more would hardly be asked.
+pub const MAX_HOLDERS: usize = 16;
+
+/// The header of a batch answer that names others who lately asked for the same large blob, by commas.
+pub(super) const HOLDERS_HEADER: &str = "twinshare-holders";
+
 /// The longest path, in bytes: Linux's own limit.
 const MAX_PATH: usize = 4095;
 
@@ -65,6 +74,18 @@ pub struct Catalogue {
     pub tag: String,
     /// The workspaces that the asker may know of.
     pub workspaces: Vec<WorkspaceInfo>,
+    /// For those that the asker may read, what it needs to have parts of them from others.
+    #[serde(default)]
+    pub grants: Vec<Grant>,
+}
+
+/// What a node needs to have parts of a workspace from others than the owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// What it shows to them.
+    pub capability: Capability,
+    /// Who was sent parts of the workspace, the latest first; at most [`MAX_HOLDERS`].
+    pub holders: Vec<NodeId>,
 }
 
 /// One shared workspace.
@@ -264,6 +285,9 @@ pub struct BatchRequest {
     pub workspace: WorkspaceId,
     /// What is asked for, in the order in which it is answered.
     pub pieces: Vec<PieceRequest>,
+    /// The owner's word that the asker may read it, for whoever isn't the owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capability: Option<Capability>,
 }
 
 /// One piece that is asked for.
@@ -496,6 +520,7 @@ mod tests {
         let digest = Digest::of(b"x");
         let name = |bytes: &[u8]| Name::new(bytes).unwrap();
         let request = BatchRequest {
+            capability: None,
             workspace: WorkspaceId::from_bytes([0x11; 16]),
             pieces: vec![
                 PieceRequest::Tree { tree: digest, subtree: true },
@@ -558,7 +583,8 @@ mod tests {
         }
         let piece = PieceRequest::Tree { tree: digest, subtree: false };
         let pieces = vec![piece; MAX_PIECES + 1];
-        assert!(BatchRequest { workspace: WorkspaceId::from_bytes([0; 16]), pieces }.check().is_err());
+        let workspace = WorkspaceId::from_bytes([0; 16]);
+        assert!(BatchRequest { workspace, pieces, capability: None }.check().is_err());
     }
 
     proptest! {

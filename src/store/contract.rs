@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::{DiskLimits, DiskStore, FaultStore, MemoryStore, StoreError, WriteStore};
 use crate::{
     blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice, WHOLE_MAX, encode_slice, hash_bytes},
-    types::Digest,
+    types::{Digest, Name, PathKey, WorkspaceId},
 };
 
 /// A large blob to take slices from.
@@ -156,6 +156,39 @@ fn slices_fill_a_blob_in_any_order() {
 }
 
 #[test]
+fn what_came_for_whom_is_known() {
+    let [lab, home] = [WorkspaceId::random(), WorkspaceId::random()];
+    let [first, second] = [b"first", b"later"].map(|name| PathKey::of(&[Name::new(&name[..]).unwrap()]));
+    let (sample, newer) = (Sample::new(500_000, 1), Sample::new(500_000, 2));
+    over_all(|store| {
+        let tree = Digest::of(b"tree");
+        assert!(!store.belongs(&lab, &tree).unwrap());
+        assert_eq!(store.at(&lab, first).unwrap(), None);
+        store.put_tree(tree, b"tree").unwrap();
+        store.note(&lab, &tree).unwrap();
+        for blob in [&sample, &newer] {
+            store.put_slice(&blob.slice(0..2)).unwrap();
+            store.note_at(&lab, first, &blob.blob).unwrap();
+            store.note_at(&lab, second, &sample.blob).unwrap();
+            for _ in 0..2 {
+                assert_eq!(store.at(&lab, first).unwrap(), Some(blob.blob));
+                assert_eq!(store.at(&lab, second).unwrap(), Some(sample.blob));
+                assert_eq!(store.at(&home, first).unwrap(), None);
+                for digest in [tree, sample.blob.digest, blob.blob.digest] {
+                    assert!(store.belongs(&lab, &digest).unwrap());
+                    assert!(!store.belongs(&home, &digest).unwrap());
+                }
+                store.flush().unwrap();
+                // A path that is noted before stays noted.
+                store.note(&lab, &sample.blob.digest).unwrap();
+            }
+        }
+        store.note(&home, &tree).unwrap();
+        assert!(store.belongs(&home, &tree).unwrap() && store.belongs(&lab, &tree).unwrap());
+    });
+}
+
+#[test]
 fn many_threads_read_and_write() {
     over_all(|store| {
         let samples: Vec<_> = (0..3).map(|seed| Arc::new(Sample::new(600_000, seed))).collect();
@@ -212,6 +245,13 @@ proptest! {
             let all = held.is_superset(&Groups::from(sample.blob.touched(start, end)));
             let expected = all.then(|| sample.bytes[start as usize..end as usize].to_vec());
             assert_eq!(read(store, &sample.blob, start, end), expected);
+            // What is held can be passed on: with the hashes that show it right.
+            let touched = sample.blob.touched(start, end);
+            let encoded = store.slice(&sample.blob, touched.clone()).unwrap();
+            assert_eq!(encoded.is_some(), all);
+            if let Some(encoded) = encoded {
+                VerifiedSlice::verify(sample.blob, touched.clone(), &encoded).unwrap();
+            }
         });
     }
 }

@@ -1,5 +1,6 @@
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use super::{ReadStore, StoreError, WriteStore, lock};
 use crate::{
     blob::{Blob, Groups, VerifiedBlob, VerifiedSlice},
-    types::Digest,
+    types::{Digest, PathKey, WorkspaceId},
 };
 
 /// The calls of a store that can be made to go wrong.
@@ -20,12 +21,22 @@ pub enum Call {
     Held,
     /// [`ReadStore::read_at`]
     ReadAt,
+    /// [`ReadStore::slice`]
+    Slice,
     /// [`WriteStore::put_tree`]
     PutTree,
     /// [`WriteStore::put_blob`]
     PutBlob,
     /// [`WriteStore::put_slice`]
     PutSlice,
+    /// [`ReadStore::belongs`]
+    Belongs,
+    /// [`ReadStore::at`]
+    At,
+    /// [`WriteStore::note`]
+    Note,
+    /// [`WriteStore::note_at`]
+    NoteAt,
     /// [`WriteStore::flush`]
     Flush,
 }
@@ -174,6 +185,25 @@ impl<S: ReadStore> ReadStore for FaultStore<S> {
         }
         Ok(held)
     }
+
+    fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        let wrong = self.enter(Call::Slice)?;
+        let mut encoded = self.inner.slice(blob, groups)?;
+        if let (true, Some(bytes)) = (wrong, &mut encoded) {
+            spoil(bytes);
+        }
+        Ok(encoded)
+    }
+
+    fn belongs(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<bool, StoreError> {
+        self.enter(Call::Belongs)?;
+        self.inner.belongs(workspace, digest)
+    }
+
+    fn at(&self, workspace: &WorkspaceId, path: PathKey) -> Result<Option<Blob>, StoreError> {
+        self.enter(Call::At)?;
+        self.inner.at(workspace, path)
+    }
 }
 
 impl<S: WriteStore> WriteStore for FaultStore<S> {
@@ -190,6 +220,16 @@ impl<S: WriteStore> WriteStore for FaultStore<S> {
     fn put_slice(&self, slice: &VerifiedSlice) -> Result<(), StoreError> {
         self.enter(Call::PutSlice)?;
         self.inner.put_slice(slice)
+    }
+
+    fn note(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<(), StoreError> {
+        self.enter(Call::Note)?;
+        self.inner.note(workspace, digest)
+    }
+
+    fn note_at(&self, workspace: &WorkspaceId, path: PathKey, blob: &Blob) -> Result<(), StoreError> {
+        self.enter(Call::NoteAt)?;
+        self.inner.note_at(workspace, path, blob)
     }
 
     fn flush(&self) -> Result<(), StoreError> {

@@ -9,6 +9,8 @@ mod fault;
 mod memory;
 
 use std::{
+    collections::HashMap,
+    ops::Range,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -21,8 +23,11 @@ pub use memory::MemoryStore;
 
 use crate::{
     blob::{Blob, Groups, VerifiedBlob, VerifiedSlice, encode_slice},
-    types::Digest,
+    types::{Digest, PathKey, WorkspaceId},
 };
+
+/// Paths of one workspace that are kept for a blob: a tree may name the same content any number of times.
+pub const PATHS_MAX: usize = 16;
 
 /// Why the store can't do what was asked. What isn't held is not an error.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +71,17 @@ pub trait ReadStore: Send + Sync {
     /// Fills `buffer` with the blob's bytes from `offset` (the range lies within the blob); false, and the buffer's
     /// content undefined, when some of them are not held.
     fn read_at(&self, blob: &Blob, offset: u64, buffer: &mut [u8]) -> Result<bool, StoreError>;
+
+    /// Some groups of a large blob with the hashes that show them right, as [`encode_slice`] makes them; none when some of
+    /// them aren't held.
+    fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Whether content of this digest, a tree object or a blob, came as a part of the workspace. Others of the workspace
+    /// may have it only then: a workspace can name a digest whose content its owner never had.
+    fn belongs(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<bool, StoreError>;
+
+    /// The blob of which something came last for this path of the workspace; it may have been evicted since.
+    fn at(&self, workspace: &WorkspaceId, path: PathKey) -> Result<Option<Blob>, StoreError>;
 }
 
 /// What can be put. Putting what is already there is fine.
@@ -79,8 +95,33 @@ pub trait WriteStore: ReadStore {
     /// Keeps some groups of a large blob and the hashes that show them right.
     fn put_slice(&self, slice: &VerifiedSlice) -> Result<(), StoreError>;
 
+    /// Notes that content of this digest, which has been put, came as a part of the workspace. It's forgotten with the content.
+    fn note(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<(), StoreError>;
+
+    /// Notes that something of this blob, which has been put, came for this path of the workspace. It's forgotten with the
+    /// content. No more than [`PATHS_MAX`] paths of one workspace are kept for a blob.
+    fn note_at(&self, workspace: &WorkspaceId, path: PathKey, blob: &Blob) -> Result<(), StoreError>;
+
     /// Returns when all that was put before is on the disk and recorded.
     fn flush(&self) -> Result<(), StoreError>;
+}
+
+/// What content is kept for, whatever else goes: a workspace, or what lies at a path within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pin {
+    /// The workspace.
+    pub workspace: WorkspaceId,
+    /// The path within it.
+    pub path: PathKey,
+}
+
+/// What content takes, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// What pins keep.
+    pub pinned: u64,
+    /// What came for each workspace; what came for several counts for each of them.
+    pub workspaces: HashMap<WorkspaceId, u64>,
 }
 
 /// What can be made smaller.
@@ -88,10 +129,23 @@ pub trait PruneStore: WriteStore {
     /// Bytes that the content takes.
     fn used(&self) -> u64;
 
+    /// What takes how much. It goes through everything that is held.
+    fn usage(&self) -> Result<Usage, StoreError>;
+
+    /// Lays a pin on content of these digests, whether it's held yet or not: it is never evicted. `round` only grows.
+    fn pin(&self, pin: &Pin, round: u64, digests: &[Digest]) -> Result<(), StoreError>;
+
+    /// Lifts a pin from all content on which it wasn't laid in `round` or later.
+    fn lift(&self, pin: &Pin, round: u64) -> Result<(), StoreError>;
+
+    /// Forgets what came for this workspace alone, and isn't pinned.
+    fn clear(&self, workspace: &WorkspaceId) -> Result<(), StoreError>;
+
     /// Forgets everything that the digest names, tree or blob, and frees its space.
     fn remove(&self, digest: &Digest) -> Result<(), StoreError>;
 
-    /// Forgets what was used least recently until at most `bytes` are used: whole blobs first, trees when nothing else is left.
+    /// Forgets what was used least recently until at most `bytes` are used: whole blobs first, trees when nothing else is left, what is
+    /// pinned never.
     fn evict_to(&self, bytes: u64) -> Result<(), StoreError>;
 }
 

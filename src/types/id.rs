@@ -2,6 +2,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::Name;
+
 /// Why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected} hexadecimal digits for a {kind}, got {got:?}")]
@@ -87,6 +89,10 @@ identifier!(
     NodeId, 32, "node id"
 );
 identifier!(
+    /// A place within a workspace: made of the names from its root, to be looked up by.
+    PathKey, 16, "path key"
+);
+identifier!(
     /// A workspace's identity: random, made once by its owner and kept in workspace.yaml.
     WorkspaceId, 16, "workspace id"
 );
@@ -110,6 +116,20 @@ impl From<Digest> for blake3::Hash {
     }
 }
 
+impl PathKey {
+    /// The key of the path with these names, of which none is the workspace's root.
+    pub fn of<'a>(names: impl IntoIterator<Item = &'a Name>) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for name in names {
+            // With its length, so that no two paths give the same bytes. (A name has at most 255.)
+            hasher.update(&[name.as_bytes().len() as u8]).update(name.as_bytes());
+        }
+        let mut key = [0; 16];
+        hasher.finalize_xof().fill(&mut key);
+        Self(key)
+    }
+}
+
 impl WorkspaceId {
     /// A new random identity.
     pub fn random() -> Self {
@@ -120,6 +140,18 @@ impl WorkspaceId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_key_is_made_of_the_names_and_where_they_end() {
+        let key = |names: &[&str]| {
+            let names: Vec<Name> = names.iter().map(|name| Name::new(name.as_bytes()).unwrap()).collect();
+            PathKey::of(&names)
+        };
+        assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
+        let different = [key(&[]), key(&["ab"]), key(&["a", "b"]), key(&["b", "a"]), key(&["a"])];
+        let distinct: std::collections::HashSet<_> = different.into_iter().collect();
+        assert_eq!(distinct.len(), different.len());
+    }
 
     #[test]
     fn identifiers_are_hexadecimal_both_ways() {

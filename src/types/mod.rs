@@ -4,6 +4,6 @@ mod id;
 mod name;
 mod time;
 
-pub use id::{Digest, NodeId, ParseIdError, WorkspaceId};
+pub use id::{Digest, NodeId, ParseIdError, PathKey, WorkspaceId};
 pub use name::{HostName, Name, NameError, WorkspaceName};
 pub use time::Timestamp;

@@ -36,14 +36,9 @@ pub(crate) struct Bed {
 impl Bed {
     /// A fresh bed in which nothing runs yet; None, with the reason printed, where there can't be one.
     pub(crate) fn new() -> Option<Self> {
-        if let Err(reason) = usable() {
-            assert!(env::var_os("TWINSHARE_TEST_REQUIRE").is_none(), "the test bed can't be made: {reason}");
-            eprintln!("skipped, since the test bed can't be made: {reason}");
+        if !usable() {
             return None;
         }
-        let daemon = Path::new(CLI).with_file_name("twinshare-mountd");
-        assert!(daemon.exists(), "{} is missing: cargo build --workspace makes it", daemon.display());
-
         let slot = Slot::take();
         let link = Link::lay(slot.number);
         let [owner, guest] = link.namespaces();
@@ -130,8 +125,20 @@ impl Drop for Bed {
     }
 }
 
-/// Whether there can be a bed on this machine, or why not.
-fn usable() -> Result<(), String> {
+/// Whether there can be a bed on this machine; says why not.
+pub(crate) fn usable() -> bool {
+    if let Err(reason) = found() {
+        assert!(env::var_os("TWINSHARE_TEST_REQUIRE").is_none(), "the test bed can't be made: {reason}");
+        eprintln!("skipped, since the test bed can't be made: {reason}");
+        return false;
+    }
+    let daemon = Path::new(CLI).with_file_name("twinshare-mountd");
+    assert!(daemon.exists(), "{} is missing: cargo build --workspace makes it", daemon.display());
+    true
+}
+
+/// Whether all that a bed needs is there, or what isn't.
+fn found() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("network namespaces need root".to_owned());
     }
@@ -149,15 +156,15 @@ fn usable() -> Result<(), String> {
 }
 
 /// A bed's number and folder, and the lock that keeps them its own.
-struct Slot {
-    number: u8,
-    folder: PathBuf,
+pub(crate) struct Slot {
+    pub(crate) number: u8,
+    pub(crate) folder: PathBuf,
     _lock: File,
 }
 
 impl Slot {
     /// Takes the first free slot, and clears away what an earlier, killed test left in any.
-    fn take() -> Self {
+    pub(crate) fn take() -> Self {
         fs::create_dir_all(SLOTS).unwrap();
         let mut taken: Option<Self> = None;
         for number in 0..=u8::MAX {

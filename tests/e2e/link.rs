@@ -172,9 +172,13 @@ impl Drop for Link {
     }
 }
 
-/// Removes what an earlier process left of this link.
+/// Removes all namespaces of this slot, also what an earlier process left.
 pub(crate) fn remove(slot: u8) {
-    for namespace in namespaces(slot) {
+    let prefix = format!("twinbed{slot}-");
+    // Without the folder there has never been a namespace.
+    let all = fs::read_dir("/run/netns").into_iter().flatten();
+    let names = all.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    for namespace in names.filter(|name| name.starts_with(&prefix)) {
         remove_namespace(&namespace);
     }
 }
@@ -265,7 +269,7 @@ fn shape(namespace: &str, netem: bool) {
 }
 
 /// Bytes that left the shaper, with the headers of each segment.
-fn sent(namespace: &str) -> u64 {
+pub(crate) fn sent(namespace: &str) -> u64 {
     let json = must("tc", &["-n", namespace, "-s", "-j", "qdisc", "show", "dev", DEVICE]);
     let disciplines: serde_json::Value = serde_json::from_str(&json).unwrap();
     let root = disciplines.as_array().unwrap().iter().find(|one| one["handle"] == "1:").unwrap();

@@ -6,12 +6,14 @@
 
 mod bed;
 mod cable;
+mod lan;
 mod link;
 mod node;
 mod sample;
 mod wait;
 
 mod bed_itself;
+mod cache;
 mod edit;
 mod failure;
 mod launch;
@@ -20,4 +22,5 @@ mod network;
 mod plain_user;
 mod security;
 mod semantics;
+mod swarm;
 mod venv;

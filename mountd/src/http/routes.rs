@@ -2,16 +2,18 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, RawQuery, Request, State},
     http::{StatusCode, header::CONTENT_TYPE, request::Parts},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use twinshare::{
     api::{
-        AccessRequest, BODY_LIMIT, Control, FileEntry, FilePath, Finding, Host, Join, Judgement, LaunchPlan,
-        LaunchRequest, PREFIX, Peer, Problem, Share, ShareRequest, Status,
+        AccessRequest, BODY_LIMIT, CacheReport, Control, FileEntry, FilePath, Finding, Host, Join, Judgement,
+        LaunchPlan, LaunchRequest, PREFIX, Peer, Pin, Problem, Share, ShareRequest, Status,
     },
     types::{NodeId, WorkspaceName},
 };
@@ -34,9 +36,9 @@ impl IntoResponse for Failure {
 }
 
 /// A JSON body; what is wrong with it is said as a problem.
-struct Body<T>(T);
+struct Sent<T>(T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Sent<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
@@ -66,6 +68,18 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Paramet
     }
 }
 
+/// The path in the URL's query.
+struct Asked(FilePath);
+
+impl<S: Send + Sync> FromRequestParts<S> for Asked {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let path = FilePath::from_query(parts.uri.query().unwrap_or_default());
+        Ok(Self(path.map_err(Problem::invalid)?))
+    }
+}
+
 /// What a handler has of the node.
 type Node<C> = State<Arc<C>>;
 
@@ -82,6 +96,9 @@ pub(super) fn router<C: Control>(node: Arc<C>) -> Router {
         .route("/requests", get(requests::<C>))
         .route("/requests/{workspace}/{peer}", post(decide::<C>))
         .route("/launches", post(launch::<C>))
+        .route("/cache", get(cache::<C>).delete(clear_cache::<C>))
+        .route("/prefetches", post(prefetch::<C>))
+        .route("/pins", post(pin::<C>).delete(unpin::<C>))
         .route("/doctor", get(doctor::<C>));
     Router::new()
         .nest(PREFIX, api)
@@ -108,7 +125,7 @@ async fn shares<C: Control>(State(node): Node<C>) -> Json<Vec<Share>> {
 
 async fn share<C: Control>(
     State(node): Node<C>,
-    Body(request): Body<ShareRequest>,
+    Sent(request): Sent<ShareRequest>,
 ) -> Result<(StatusCode, Json<Share>), Failure> {
     if !request.path.as_path().is_absolute() {
         return Err(Problem::invalid("the path of a share must be absolute").into());
@@ -130,10 +147,44 @@ async fn hosts<C: Control>(State(node): Node<C>) -> Json<Vec<Host>> {
 
 async fn files<C: Control>(
     State(node): Node<C>,
-    RawQuery(query): RawQuery,
+    Asked(path): Asked,
 ) -> Result<Json<Vec<FileEntry>>, Failure> {
-    let path = FilePath::from_query(&query.unwrap_or_default()).map_err(Problem::invalid)?;
     Ok(Json(node.files(path).await?))
+}
+
+async fn cache<C: Control>(State(node): Node<C>) -> Result<Json<CacheReport>, Failure> {
+    Ok(Json(node.cache().await?))
+}
+
+async fn clear_cache<C: Control>(
+    State(node): Node<C>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<CacheReport>, Failure> {
+    let which = query.map(|query| FilePath::from_query(&query)).transpose().map_err(Problem::invalid)?;
+    Ok(Json(node.clear_cache(which).await?))
+}
+
+/// Answers with a line of JSON for each step. When the caller goes away, the answer is dropped and the prefetch with it.
+async fn prefetch<C: Control>(State(node): Node<C>, Asked(path): Asked) -> Result<Response, Failure> {
+    let steps = node.prefetch(path).await?;
+    let lines = steps.map(|step| {
+        let mut line = serde_json::to_vec(&step)?;
+        line.push(b'\n');
+        Ok::<_, serde_json::Error>(line)
+    });
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+async fn pin<C: Control>(
+    State(node): Node<C>,
+    Asked(path): Asked,
+) -> Result<(StatusCode, Json<Pin>), Failure> {
+    Ok((StatusCode::CREATED, Json(node.pin(path).await?)))
+}
+
+async fn unpin<C: Control>(State(node): Node<C>, Asked(path): Asked) -> Result<StatusCode, Failure> {
+    node.unpin(path).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn peers<C: Control>(State(node): Node<C>) -> Json<Vec<Peer>> {
@@ -142,7 +193,7 @@ async fn peers<C: Control>(State(node): Node<C>) -> Json<Vec<Peer>> {
 
 async fn add_peer<C: Control>(
     State(node): Node<C>,
-    Body(join): Body<Join>,
+    Sent(join): Sent<Join>,
 ) -> Result<(StatusCode, Json<Peer>), Failure> {
     Ok((StatusCode::CREATED, Json(node.add_peer(join.address).await?)))
 }
@@ -154,7 +205,7 @@ async fn requests<C: Control>(State(node): Node<C>) -> Json<Vec<AccessRequest>> 
 async fn decide<C: Control>(
     State(node): Node<C>,
     Parameters((workspace, peer)): Parameters<(WorkspaceName, NodeId)>,
-    Body(judgement): Body<Judgement>,
+    Sent(judgement): Sent<Judgement>,
 ) -> Result<StatusCode, Failure> {
     node.decide(workspace, peer, judgement.decision).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -162,7 +213,7 @@ async fn decide<C: Control>(
 
 async fn launch<C: Control>(
     State(node): Node<C>,
-    Body(request): Body<LaunchRequest>,
+    Sent(request): Sent<LaunchRequest>,
 ) -> Result<Json<LaunchPlan>, Failure> {
     if request.command.is_empty() {
         return Err(Problem::invalid("the command of a launch can't be empty").into());

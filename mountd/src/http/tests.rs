@@ -13,12 +13,15 @@ use tokio::{
 };
 use twinshare::{
     api::{
-        Access, AccessRequest, BODY_LIMIT, CacheUse, Claim, Client, ClientError, Decision, Endpoint,
-        FileEntry, FileKind, FilePath, Finding, Host, LaunchPlan, LaunchRequest, LeftOut, Peer, PeerAddress,
-        PeerSource, PeerState, Problem, Progress, RawText, Share, ShareRequest, Status, Workspace,
+        Access, AccessRequest, BODY_LIMIT, CacheReport, CacheUse, CachedWorkspace, Claim, Client,
+        ClientError, Decision, Endpoint, FileEntry, FileKind, FilePath, Finding, Host, LaunchPlan,
+        LaunchRequest, LeftOut, Peer, PeerAddress, PeerSource, PeerState, Pin, PinState, Prefetch,
+        PrefetchStep, Problem, Progress, RawText, Share, ShareRequest, Status, Transfer, Workspace,
     },
     types::{Digest, Name, NodeId, Timestamp, WorkspaceId, WorkspaceName},
 };
+
+use futures_util::StreamExt;
 
 use super::*;
 
@@ -114,6 +117,27 @@ fn a_peer() -> Peer {
     }
 }
 
+fn a_report() -> CacheReport {
+    CacheReport {
+        size: CacheUse { used: 3, limit: 4 },
+        pinned: 2,
+        reads_held: 9,
+        reads_fetched: 1,
+        fetched: 5,
+        workspaces: vec![CachedWorkspace {
+            id: WorkspaceId::from_bytes([2; 16]),
+            place: Some("owner/lab".into()),
+            bytes: 3,
+        }],
+        pins: vec![Pin {
+            path: "owner/lab/data".into(),
+            state: PinState::Waiting,
+            progress: Transfer::default(),
+            trouble: Some("its owner is away".to_owned()),
+        }],
+    }
+}
+
 impl FakeNode {
     fn note(&self, what: impl Into<String>) {
         self.asked.lock().unwrap().push(what.into());
@@ -183,6 +207,31 @@ impl Control for FakeNode {
             arguments: request.command,
             environment: request.environment,
         })
+    }
+    async fn cache(&self) -> Result<CacheReport, Problem> {
+        Ok(a_report())
+    }
+    async fn clear_cache(&self, which: Option<FilePath>) -> Result<CacheReport, Problem> {
+        self.note(format!("clear {}", which.map_or_else(|| "all".to_owned(), |which| which.to_string())));
+        Ok(a_report())
+    }
+    async fn prefetch(&self, path: FilePath) -> Result<Prefetch, Problem> {
+        self.note(format!("prefetch {path}"));
+        let progress = Transfer { files: 2, here_files: 1, ..Transfer::default() };
+        let first = PrefetchStep { progress, ended: false, problem: None };
+        let last = match path.path.first() {
+            None => PrefetchStep { ended: true, ..first.clone() },
+            Some(_) => PrefetchStep { problem: Some(Problem::missing("it's gone")), ..first.clone() },
+        };
+        Ok(futures_util::stream::iter([first, last]).boxed())
+    }
+    async fn pin(&self, path: FilePath) -> Result<Pin, Problem> {
+        self.note(format!("pin {path}"));
+        Ok(a_report().pins.remove(0))
+    }
+    async fn unpin(&self, path: FilePath) -> Result<(), Problem> {
+        self.note(format!("unpin {path}"));
+        Err(Problem::missing("it isn't pinned"))
     }
     async fn doctor(&self) -> Vec<Finding> {
         vec![Finding::missing("fuse", "no /dev/fuse", "modprobe fuse")]
@@ -283,6 +332,18 @@ async fn every_endpoint_answers_the_client() {
     };
     let plan = client.launch(&launch).await.unwrap();
     assert_eq!((plan.arguments, plan.environment), (launch.command, launch.environment));
+    assert_eq!(client.cache().await.unwrap(), a_report());
+    let (lab, data) = (FilePath::parse(b"owner/lab").unwrap(), FilePath::parse(b"owner/lab/d \xe9").unwrap());
+    assert_eq!(client.clear_cache(None).await.unwrap(), a_report());
+    assert_eq!(client.clear_cache(Some(&lab)).await.unwrap(), a_report());
+    let mut steps = 0;
+    let last = client.prefetch(&lab, |_| steps += 1).await.unwrap();
+    assert_eq!((steps, last.ended, last.progress.here_files), (2, true, 1));
+    let Err(ClientError::Problem(problem)) = client.prefetch(&data, |_| ()).await else { panic!() };
+    assert_eq!(problem.detail(), "it's gone");
+    assert_eq!(client.pin(&data).await.unwrap(), a_report().pins[0]);
+    let Err(ClientError::Problem(problem)) = client.unpin(&lab).await else { panic!() };
+    assert_eq!(problem.status(), 404);
     assert_eq!(client.doctor().await.unwrap()[0].check, "fuse");
     client.shutdown().await.unwrap();
     served.node.stopped.notified().await;
@@ -295,6 +356,12 @@ async fn every_endpoint_answers_the_client() {
             "peer 10.0.0.1:9".to_owned(),
             "decide lab abababab Deny".to_owned(),
             "launch owner/lab [RawText(\"python\"), RawText(\"-V\")]".to_owned(),
+            "clear all".to_owned(),
+            "clear owner/lab".to_owned(),
+            "prefetch owner/lab".to_owned(),
+            format!("prefetch {data}"),
+            format!("pin {data}"),
+            "unpin owner/lab".to_owned(),
             "shutdown".to_owned(),
         ]
     );

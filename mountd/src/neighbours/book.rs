@@ -7,8 +7,9 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokio::time::Instant;
 use twinshare::{
-    peer::{MAX_WORKSPACES, PeerClient, WorkspaceInfo},
+    peer::{Capability, Grant, MAX_WORKSPACES, PeerClient, WorkspaceInfo},
     types::{Digest, HostName, NodeId, WorkspaceId},
 };
 
@@ -38,6 +39,12 @@ pub(crate) struct Neighbour {
     pub(crate) by_address: bool,
     #[serde(skip)]
     pub(crate) client: Option<PeerClient>,
+    /// What is needed to have parts of its workspaces from others.
+    #[serde(skip)]
+    pub(super) grants: BTreeMap<WorkspaceId, Grant>,
+    /// A time of its clock, and when it was told.
+    #[serde(skip)]
+    clock: Option<(u64, Instant)>,
     #[serde(skip)]
     pub(crate) alerts: Vec<String>,
     /// Workspaces of which an old head was announced and that was logged.
@@ -73,6 +80,8 @@ impl Neighbour {
             sequences: BTreeMap::new(),
             by_address,
             client: None,
+            grants: BTreeMap::new(),
+            clock: None,
             alerts: Vec::new(),
             went_back: BTreeSet::new(),
         }
@@ -119,6 +128,26 @@ impl Neighbour {
             self.sequences.retain(|id, _| open.contains(id));
             self.went_back.retain(|id| open.contains(id));
         }
+    }
+
+    /// Replaces what it lets this node have from others.
+    pub(super) fn take_grants(&mut self, grants: Vec<Grant>, own: NodeId, now: Instant) {
+        let own = grants.into_iter().filter(|grant| grant.capability.reader == own);
+        self.grants = own.map(|grant| (grant.capability.workspace, grant)).collect();
+        let latest = self.grants.values().map(|grant| grant.capability.issued).max();
+        if let Some(latest) = latest
+            && self.clock.is_none_or(|(known, _)| known != latest)
+        {
+            self.clock = Some((latest, now));
+        }
+    }
+
+    /// Whether a capability of its has yet to expire by its own clock, as far as that is known: which is too early by
+    /// as much as the latest capability was old when it came.
+    pub(super) fn is_in_time(&self, capability: &Capability, now: Instant) -> bool {
+        self.clock.is_some_and(|(known, at)| {
+            known.saturating_add(now.duration_since(at).as_secs()) < capability.expires
+        })
     }
 
     /// Whether a version that the mount shows is still allowed and not the one that is noted.

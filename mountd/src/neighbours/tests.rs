@@ -1,4 +1,7 @@
-use twinshare::{peer::Identity, store::MemoryStore};
+use twinshare::{
+    peer::{Access, Head, Identity, OwnerPath, SignedHead},
+    store::MemoryStore,
+};
 
 use super::*;
 
@@ -45,4 +48,58 @@ async fn a_book_that_cannot_be_read_does_not_stop_the_node() {
     neighbours.book().addresses.insert("10.0.0.1".into(), None);
     neighbours.save().await.unwrap();
     assert_eq!(opened(state.path()).silent_addresses(), ["10.0.0.1"]);
+}
+
+#[tokio::test]
+async fn only_what_this_node_may_read_itself_is_passed_on() {
+    let (state, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let neighbours = opened(state.path());
+    let owner = Identity::load_or_create(folder.path()).unwrap();
+    let (lab, guest, now) = (WorkspaceId::from_bytes([1; 16]), NodeId::from_bytes([2; 32]), Instant::now());
+    let shown = Capability::sign(&owner, lab, guest, 1000, 1240);
+    assert_eq!(neighbours.may_pass_on(&shown, now), Err(Refusal::Unknown), "an unknown owner");
+
+    let head = Head {
+        workspace: lab,
+        root: Digest::from_bytes([0; 32]),
+        provisional: false,
+        sequence: 1,
+        created: 0,
+        mode: 0o755,
+        modified: (0, 0),
+        files: 1,
+        bytes: 1,
+    };
+    let mut info = WorkspaceInfo {
+        id: lab,
+        name: "lab".parse().unwrap(),
+        description: String::new(),
+        tags: Vec::new(),
+        path: OwnerPath::new(&b"/lab"[..]).unwrap(),
+        head: SignedHead::sign(head, &owner),
+        environments: Vec::new(),
+        access: Access::Ask,
+        allowed: true,
+    };
+    let own =
+        Grant { capability: Capability::sign(&owner, lab, neighbours.own, 1000, 1240), holders: vec![] };
+    {
+        let mut book = neighbours.book();
+        let mut neighbour = Neighbour::new("dev".parse().unwrap(), false);
+        neighbour.take_grants(vec![own], neighbours.own, now);
+        book.neighbours.insert(owner.id(), neighbour);
+        book.take_over(owner.id(), vec![info.clone()]);
+    }
+    assert_eq!(neighbours.may_pass_on(&shown, now), Ok(mounted_id(&owner.id(), &lab)));
+    let late = now + Duration::from_secs(240);
+    assert_eq!(neighbours.may_pass_on(&shown, late), Err(Refusal::Denied), "it has expired");
+    let another = Capability::sign(&owner, WorkspaceId::from_bytes([3; 16]), guest, 1000, 1240);
+    assert_eq!(neighbours.may_pass_on(&another, now), Err(Refusal::Unknown), "another workspace");
+    let impostor = Identity::load_or_create(state.path()).unwrap();
+    let forged = Capability::sign(&impostor, lab, guest, 1000, 1240);
+    assert_eq!(neighbours.may_pass_on(&forged, now), Err(Refusal::Unknown), "not the owner's word");
+
+    info.allowed = false;
+    neighbours.book().take_over(owner.id(), vec![info]);
+    assert_eq!(neighbours.may_pass_on(&shown, now), Err(Refusal::Denied), "no longer this node's to read");
 }

@@ -196,3 +196,37 @@ fn the_oldest_request_makes_way() {
     assert!(!requests.contains_key(&(workspace, node(0))));
     assert_eq!(requests[&(workspace, node(MAX_REQUESTS))], at(MAX_REQUESTS));
 }
+
+#[tokio::test]
+async fn grants_are_for_whom_the_owner_lets_read() {
+    let owner = Owner::new();
+    let (open, closed) = (owner.share("open", Access::Public), owner.share("closed", Access::Ask));
+    let granted = |reader| {
+        let grants = owner.sharing.catalogue(reader).grants;
+        grants.iter().map(|grant| grant.capability.workspace).collect::<Vec<_>>()
+    };
+    assert_eq!(granted(None), [], "nobody in particular has nothing to show");
+    assert_eq!(granted(Some(GUEST)), [open.id()]);
+    owner.sharing.decide(closed.id(), GUEST, true).unwrap();
+    let grants = owner.sharing.catalogue(Some(GUEST)).grants;
+    let [_, Grant { capability, .. }] = &grants[..] else { panic!("{grants:?}") };
+    capability.verify().unwrap();
+    assert_eq!((capability.owner, capability.reader), (owner.sharing.identity.id(), GUEST));
+    assert_eq!(capability.expires - capability.issued, VALID);
+
+    // Who reads is told to the others, as long as it may.
+    let other = NodeId::from_bytes([8; 32]);
+    let served = owner.sharing.workspace(&open.id(), Some(other)).unwrap();
+    let piece = PieceRequest::Slice { slice: Digest::from_bytes([1; 32]), size: 1 << 20, groups: [0, 16] };
+    assert_eq!(served.co_readers(std::slice::from_ref(&piece)), []);
+    let holders = || owner.sharing.catalogue(Some(GUEST)).grants.into_iter().flat_map(|grant| grant.holders);
+    assert_eq!(holders().collect::<Vec<_>>(), [other]);
+    let mine = owner.sharing.workspace(&open.id(), Some(GUEST)).unwrap();
+    assert_eq!(mine.co_readers(std::slice::from_ref(&piece)), [other]);
+    owner.sharing.decide(open.id(), other, false).unwrap();
+    assert_eq!(mine.co_readers(&[piece]), []);
+    assert_eq!(holders().count(), 0);
+
+    owner.sharing.decide(closed.id(), GUEST, false).unwrap();
+    assert_eq!(granted(Some(GUEST)), [open.id()], "taken back");
+}

@@ -14,8 +14,9 @@ use super::{
     pack::{Kind, PackedKey, Place, record_length},
 };
 use crate::{
-    blob::{Blob, GROUP},
+    blob::Blob,
     store::{StoreError, lock},
+    types::{Digest, WorkspaceId},
 };
 
 /// Bytes of the disk that content leaves free: the index must be able to record an eviction.
@@ -34,6 +35,8 @@ pub(super) struct Space {
 struct SpaceState {
     used: u64,
     reserved: u64,
+    /// How much was used when an eviction found nothing to take but pins: until that changes, another needn't look.
+    stuck: Option<u64>,
     packs: HashMap<u32, u64>,
 }
 
@@ -68,6 +71,21 @@ impl Space {
         state.used = (state.used + bytes).saturating_sub(before.unwrap_or(0));
     }
 
+    fn is_stuck(&self) -> bool {
+        let state = lock(&self.state);
+        state.stuck == Some(state.used)
+    }
+
+    fn note_stuck(&self) {
+        let mut state = lock(&self.state);
+        state.stuck = Some(state.used);
+    }
+
+    /// Some content may be evicted again.
+    pub(super) fn note_lifted(&self) {
+        lock(&self.state).stuck = None;
+    }
+
     fn reserve(&self, bytes: u64, ceiling: u64) -> Option<Reservation<'_>> {
         let mut state = lock(&self.state);
         if state.used + state.reserved + bytes > ceiling {
@@ -84,6 +102,15 @@ enum Piece {
     Large(Blob),
 }
 
+impl Piece {
+    fn digest(&self) -> &Digest {
+        match self {
+            Self::Packed(key, _) => &key.digest,
+            Self::Large(blob) => &blob.digest,
+        }
+    }
+}
+
 impl Disk {
     /// Sets space aside, for which what was used least recently goes if it must.
     pub(super) fn make_room(&self, bytes: u64) -> Result<Reservation<'_>, StoreError> {
@@ -96,7 +123,7 @@ impl Disk {
         if let Some(room) = self.space.reserve(bytes, ceiling) {
             return Ok(room);
         }
-        if bytes > ceiling {
+        if bytes > ceiling || self.space.is_stuck() {
             return Err(StoreError::Full);
         }
         // Some more than is needed, so that not every put evicts.
@@ -120,6 +147,7 @@ impl Disk {
             self.commit(turn)?;
             let victims = self.victims(self.space.used().saturating_sub(target))?;
             if victims.is_empty() {
+                self.space.note_stuck();
                 break;
             }
             self.discard(turn, &victims)?;
@@ -127,25 +155,44 @@ impl Disk {
         Ok(())
     }
 
-    /// Pieces that take about `bytes`, least recently used first; trees only when there's nothing else.
+    /// Pieces that take about `bytes`, least recently used first; trees only when there's nothing else, pins never.
     fn victims(&self, bytes: u64) -> Result<Vec<Piece>, StoreError> {
+        let pins = self.index.pins()?;
         let mut candidates = Vec::new();
         self.index.each_packed(|key, place, last_use| {
             let size = record_length(place.length);
             candidates.push((key.kind == Kind::Tree, last_use, size, Piece::Packed(key, place)));
         })?;
         self.index.each_large(|blob, row| {
-            let groups: u64 = row.held.boundaries().chunks(2).map(|bounds| bounds[1] - bounds[0]).sum();
-            candidates.push((false, row.last_use, groups * GROUP, Piece::Large(blob)));
+            candidates.push((false, row.last_use, row.bytes(), Piece::Large(blob)));
         })?;
         candidates.sort_unstable_by_key(|(tree, last_use, ..)| (*tree, *last_use));
-        let mut freed = 0;
-        let victims = candidates.into_iter().take_while(|(_, _, size, _)| {
-            let more = freed < bytes;
-            freed += size;
-            more
-        });
-        Ok(victims.map(|(.., piece)| piece).collect())
+        let (mut freed, mut victims) = (0, Vec::new());
+        for (_, _, size, piece) in candidates {
+            if freed >= bytes {
+                break;
+            }
+            if !pins.hold(piece.digest())? {
+                freed += size;
+                victims.push(piece);
+            }
+        }
+        Ok(victims)
+    }
+
+    /// Forgets what came for a workspace alone, and isn't pinned.
+    pub(super) fn clear(&self, turn: &MutexGuard<'_, ()>, workspace: &WorkspaceId) -> Result<(), StoreError> {
+        self.commit(turn)?;
+        let mut digests = Vec::new();
+        self.index.each_of_alone(workspace, |digest| digests.push(digest))?;
+        let pins = self.index.pins()?;
+        let mut pieces = Vec::new();
+        for digest in digests {
+            if !pins.hold(&digest)? {
+                pieces.extend(self.pieces(digest)?);
+            }
+        }
+        self.discard(turn, &pieces)
     }
 
     /// Forgets pieces and frees their space.
@@ -166,11 +213,12 @@ impl Disk {
     }
 
     /// Forgets everything that is named by a digest.
-    pub(super) fn remove_all(
-        &self,
-        turn: &MutexGuard<'_, ()>,
-        digest: crate::types::Digest,
-    ) -> Result<(), StoreError> {
+    pub(super) fn remove_all(&self, turn: &MutexGuard<'_, ()>, digest: Digest) -> Result<(), StoreError> {
+        self.discard(turn, &self.pieces(digest)?)
+    }
+
+    /// What a digest names, as far as it's held.
+    fn pieces(&self, digest: Digest) -> Result<Vec<Piece>, StoreError> {
         let mut pieces = Vec::new();
         for kind in [Kind::Tree, Kind::Blob] {
             let key = PackedKey { kind, digest };
@@ -179,7 +227,7 @@ impl Disk {
         let loaded =
             lock(&self.large).keys().filter(|blob| blob.digest == digest).copied().collect::<Vec<_>>();
         pieces.extend(self.index.sizes(&digest)?.into_iter().chain(loaded).map(Piece::Large));
-        self.discard(turn, &pieces)
+        Ok(pieces)
     }
 
     /// Punches holes where packs hold nothing, and deletes those that are empty.

@@ -7,36 +7,43 @@ use std::{
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::pack::{PackedKey, Place};
+use super::{
+    notes::Notes,
+    pack::{Kind, PackedKey, Place},
+    pending::{Note, PathNote},
+};
 use crate::{
-    blob::{Blob, Groups},
+    blob::{Blob, GROUP, Groups},
     store::StoreError,
     types::Digest,
 };
 
 /// Kind and digest.
-type PackedRowKey = (u8, &'static [u8; 32]);
+pub(super) type PackedRowKey = (u8, &'static [u8; 32]);
 /// Pack, offset, length, last use.
-type PackedRow = (u32, u64, u32, u64);
-const PACKED: TableDefinition<'static, PackedRowKey, PackedRow> = TableDefinition::new("packed");
+pub(super) type PackedRow = (u32, u64, u32, u64);
+pub(super) const PACKED: TableDefinition<'static, PackedRowKey, PackedRow> = TableDefinition::new("packed");
 
 /// Digest and size.
-type LargeRowKey = (&'static [u8; 32], u64);
+pub(super) type LargeRowKey = (&'static [u8; 32], u64);
 /// Last use, and the ranges of held groups.
-type LargeRowValue = (u64, Vec<(u64, u64)>);
-const LARGE: TableDefinition<'static, LargeRowKey, LargeRowValue> = TableDefinition::new("large");
+pub(super) type LargeRowValue = (u64, Vec<(u64, u64)>);
+pub(super) const LARGE: TableDefinition<'static, LargeRowKey, LargeRowValue> = TableDefinition::new("large");
 
 /// The layout's version, and the clock of uses.
 const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
+
+/// The version without notes, paths and pins, of which nothing else differs.
+const VERSION_WITHOUT_NOTES: u64 = 1;
 
 /// The database's own cache, in bytes: the kernel caches its file anyway.
 const CACHE: usize = 16 << 20;
 
 #[derive(Debug)]
 pub(super) struct Index {
-    database: Database,
+    pub(super) database: Database,
     path: PathBuf,
 }
 
@@ -56,7 +63,18 @@ pub(super) struct Changes<'a> {
     pub(super) touched: &'a [(PackedKey, u64)],
     /// New rows; one that holds nothing is deleted.
     pub(super) large: &'a [(Blob, LargeRow)],
+    /// New notes about content; those about what isn't held are left out.
+    pub(super) notes: &'a [Note],
+    pub(super) paths: &'a [(PathNote, Blob)],
     pub(super) clock: u64,
+}
+
+impl LargeRow {
+    /// Bytes of the groups that are held, about.
+    pub(super) fn bytes(&self) -> u64 {
+        let groups: u64 = self.held.boundaries().chunks_exact(2).map(|bounds| bounds[1] - bounds[0]).sum();
+        groups * GROUP
+    }
 }
 
 impl Index {
@@ -68,8 +86,14 @@ impl Index {
         let open = || -> Result<_, redb::Error> {
             let database = Builder::new().set_cache_size(CACHE).open(path)?;
             let index = Self { database, path: path.to_owned() };
-            let version = index.meta("version")?;
-            Ok((version == Some(VERSION)).then_some(index))
+            match index.meta("version")? {
+                Some(VERSION) => Ok(Some(index)),
+                Some(VERSION_WITHOUT_NOTES) => {
+                    index.mark_whole()?;
+                    Ok(Some(index))
+                }
+                _ => Ok(None),
+            }
         };
         match catch(open) {
             Ok(index) => Ok(index),
@@ -88,19 +112,21 @@ impl Index {
 
     /// Marks a new index as holding all there is.
     pub(super) fn finish(&self) -> Result<(), StoreError> {
-        let write = || -> Result<(), redb::Error> {
-            let mut transaction = self.database.begin_write()?;
-            transaction.set_quick_repair(true);
-            transaction.open_table(META)?.insert("version", VERSION)?;
-            transaction.commit()?;
-            Ok(())
-        };
-        self.attempt("be made", write)
+        self.attempt("be made", || self.mark_whole())
+    }
+
+    fn mark_whole(&self) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_quick_repair(true);
+        Notes::open(&transaction)?;
+        transaction.open_table(META)?.insert("version", VERSION)?;
+        transaction.commit()?;
+        Ok(())
     }
 
     /// Does something with the database. When that shows the file to be damaged, the file is deleted (it goes on
     /// existing while it is open), so that the next start rebuilds it.
-    fn attempt<T>(
+    pub(super) fn attempt<T>(
         &self,
         doing: &'static str,
         work: impl FnOnce() -> Result<T, redb::Error>,
@@ -192,13 +218,17 @@ impl Index {
             transaction.set_quick_repair(true);
             {
                 let mut packed = transaction.open_table(PACKED)?;
+                let mut notes = Notes::open(&transaction)?;
                 for (key, change) in changes.packed {
                     let row = (key.kind as u8, key.digest.as_bytes());
                     match change {
                         Some((place, last_use)) => {
                             packed.insert(row, (place.pack, place.offset, place.length, *last_use))?;
                         }
-                        None => drop(packed.remove(row)?),
+                        None => {
+                            packed.remove(row)?;
+                            notes.forget(&key.digest)?;
+                        }
                     }
                 }
                 for (key, last_use) in changes.touched {
@@ -213,6 +243,7 @@ impl Index {
                     let key = (blob.digest.as_bytes(), blob.size);
                     if row.held.is_empty() {
                         large.remove(key)?;
+                        notes.forget(&blob.digest)?;
                     } else {
                         let bounds = row
                             .held
@@ -221,6 +252,19 @@ impl Index {
                             .filter_map(|pair| Some((*pair.first()?, *pair.get(1)?)));
                         large.insert(key, (row.last_use, bounds.collect::<Vec<_>>()))?;
                     }
+                }
+                for note in changes.notes {
+                    let digest = note.0.as_bytes();
+                    // It may have been evicted since.
+                    let held = packed.get((Kind::Tree as u8, digest))?.is_some()
+                        || packed.get((Kind::Blob as u8, digest))?.is_some()
+                        || large.range((digest, 0)..=(digest, u64::MAX))?.next().is_some();
+                    if held {
+                        notes.add(note)?;
+                    }
+                }
+                for (path, blob) in changes.paths {
+                    notes.add_path(path, blob)?;
                 }
                 transaction.open_table(META)?.insert("clock", changes.clock)?;
             }
@@ -238,7 +282,7 @@ fn catch<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Er
     caught.unwrap_or_else(|_| Err(redb::Error::Corrupted("a page can't be parsed".into())))
 }
 
-fn row_of((last_use, bounds): (u64, Vec<(u64, u64)>)) -> LargeRow {
+pub(super) fn row_of((last_use, bounds): (u64, Vec<(u64, u64)>)) -> LargeRow {
     let mut held = Groups::empty();
     for (start, end) in bounds.into_iter().filter(|(start, end)| start < end) {
         held |= Groups::from(start..end);

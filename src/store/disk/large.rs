@@ -3,6 +3,7 @@
 use std::{
     fs::{File, Permissions},
     io,
+    ops::Range,
     os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
@@ -10,12 +11,12 @@ use std::{
 use blake3::hazmat::HasherExt;
 
 use super::{
-    Disk,
+    Disk, ahead,
     files::{FileKey, allocated, disk, lost},
     index::LargeRow,
 };
 use crate::{
-    blob::{Blob, GROUP, Groups, Parent, VerifiedSlice, outboard_length},
+    blob::{Blob, GROUP, Groups, Parent, SliceError, VerifiedSlice, encode_slice, outboard_length},
     store::{StoreError, lock},
 };
 
@@ -45,8 +46,8 @@ struct State {
     unsynced: bool,
 }
 
-enum Outcome {
-    Read,
+enum Outcome<T> {
+    Read(T),
     Absent,
     Damaged(Groups),
 }
@@ -124,17 +125,56 @@ impl Disk {
 
     pub(super) fn read_large(&self, blob: &Blob, offset: u64, buffer: &mut [u8]) -> Result<bool, StoreError> {
         let Some(large) = self.large(blob)? else { return Ok(false) };
+        let read = |large: &Large| self.read_checked(large, offset, buffer);
+        Ok(self.tell(&large, read)?.is_some())
+    }
+
+    /// The slice of some groups, if they are held. The encoding checks them, so they needn't have been checked.
+    pub(super) fn slice_large(&self, blob: &Blob, groups: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(large) = self.large(blob)? else { return Ok(None) };
+        self.tell(&large, |large| self.encode_checked(large, groups))
+    }
+
+    /// The gate is held.
+    fn encode_checked(&self, large: &Large, groups: Range<u64>) -> io::Result<Outcome<Vec<u8>>> {
+        let blob = large.blob;
+        let wanted = Groups::from(groups.clone());
+        if !lock(&large.state).held.is_superset(&wanted) {
+            return Ok(Outcome::Absent);
+        }
+        let [content, outboard] = match self.open_both(large) {
+            Err(error) if lost(&error) => return Ok(Outcome::Damaged(Groups::from(0..blob.groups()))),
+            other => other?,
+        };
+        match encode_slice(blob, groups, &*content, &*outboard) {
+            Ok(encoded) => {
+                lock(&large.state).last_use = self.tick();
+                Ok(Outcome::Read(encoded))
+            }
+            Err(SliceError::Corrupt(_)) => Ok(Outcome::Damaged(wanted)),
+            Err(SliceError::Range(_)) => Ok(Outcome::Absent),
+            Err(SliceError::Read(_, error)) if lost(&error) => Ok(Outcome::Damaged(wanted)),
+            Err(SliceError::Read(_, error)) => Err(error),
+        }
+    }
+
+    /// Reads something of a blob in the way of `read`, and drops what turns out damaged.
+    fn tell<T>(
+        &self,
+        large: &Arc<Large>,
+        read: impl FnOnce(&Large) -> io::Result<Outcome<T>>,
+    ) -> Result<Option<T>, StoreError> {
+        let blob = &large.blob;
         let outcome = {
             let _gate = large.gate.read().unwrap_or_else(PoisonError::into_inner);
-            self.read_checked(&large, offset, buffer)
-                .map_err(disk(format!("read blob {}", blob.digest.short())))?
+            read(large).map_err(disk(format!("read blob {}", blob.digest.short())))?
         };
         match outcome {
-            Outcome::Read => {
-                self.pending.touch_large(&large);
-                Ok(true)
+            Outcome::Read(found) => {
+                self.pending.touch_large(large);
+                Ok(Some(found))
             }
-            Outcome::Absent => Ok(false),
+            Outcome::Absent => Ok(None),
             Outcome::Damaged(groups) => {
                 large.keys().into_iter().for_each(|key| self.files.forget(key));
                 let mut state = lock(&large.state);
@@ -144,7 +184,7 @@ impl Disk {
                 if nothing_left {
                     self.remove_large(blob)?;
                 } else {
-                    self.pending.change_large(&large, 0);
+                    self.pending.change_large(large, 0);
                 }
                 Err(StoreError::Corrupt(blob.digest))
             }
@@ -152,7 +192,7 @@ impl Disk {
     }
 
     /// Reads, after checking the groups that weren't checked yet. The gate is held.
-    fn read_checked(&self, large: &Large, offset: u64, buffer: &mut [u8]) -> io::Result<Outcome> {
+    fn read_checked(&self, large: &Large, offset: u64, buffer: &mut [u8]) -> io::Result<Outcome<()>> {
         let blob = &large.blob;
         let touched = Groups::from(blob.touched(offset, offset + buffer.len() as u64));
         if !lock(&large.state).held.is_superset(&touched) {
@@ -176,6 +216,7 @@ impl Disk {
             state.last_use = self.tick();
             touched.difference::<[u64; 2]>(&state.verified)
         };
+        ahead::around(&content, blob, offset);
         let mut damaged = Groups::empty();
         for group in unchecked.boundaries().chunks(2).flat_map(|bounds| bounds[0]..bounds[1]) {
             match is_intact(blob, group, &content, &outboard) {
@@ -191,7 +232,7 @@ impl Disk {
         lock(&large.state).verified |= unchecked;
         match content.read_exact_at(buffer, offset) {
             Err(error) if lost(&error) => Ok(Outcome::Damaged(touched)),
-            other => other.map(|()| Outcome::Read),
+            other => other.map(Outcome::Read),
         }
     }
 

@@ -4,10 +4,12 @@
 //! removal recorded before it is freed; nothing is returned that wasn't checked; no lock over more than one blob is
 //! held while content is read.
 
+mod ahead;
 mod evict;
 mod files;
 mod index;
 mod large;
+mod notes;
 mod open;
 mod pack;
 mod pending;
@@ -17,6 +19,7 @@ mod tests;
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
@@ -29,6 +32,7 @@ use std::{
 use bytes::Bytes;
 
 use self::{
+    ahead::Ahead,
     evict::Space,
     files::{FileKey, Files, disk, lost},
     index::{Changes, Index},
@@ -36,10 +40,10 @@ use self::{
     pack::{Kind, PackedKey, Packer, Place, record_length},
     pending::{Batch, Pending},
 };
-use super::{PruneStore, ReadStore, StoreError, WriteStore, lock, whole_as_slice};
+use super::{Pin, PruneStore, ReadStore, StoreError, Usage, WriteStore, lock, whole_as_slice};
 use crate::{
     blob::{Blob, Groups, VerifiedBlob, VerifiedSlice},
-    types::Digest,
+    types::{Digest, PathKey, WorkspaceId},
 };
 
 /// How long a put may wait for being recorded.
@@ -71,6 +75,7 @@ struct Disk {
     folder: PathBuf,
     limits: DiskLimits,
     files: Files,
+    ahead: Ahead,
     index: Index,
     pending: Pending,
     space: Space,
@@ -92,6 +97,8 @@ impl DiskStore {
 
     fn open_with_delay(folder: &Path, limits: DiskLimits, delay: Duration) -> Result<Self, StoreError> {
         let (disk, lock) = Disk::open(folder, limits)?;
+        // The limit may have been higher before.
+        disk.evict(&self::lock(&disk.turn), limits.bytes)?;
         let disk = Arc::new(disk);
         let shared = disk.clone();
         let flusher = thread::Builder::new()
@@ -172,10 +179,14 @@ impl Disk {
         }
         let packed: Vec<_> = batch.packed.iter().map(|(key, change)| (*key, *change)).collect();
         let touched: Vec<_> = batch.touched.iter().map(|(key, time)| (*key, *time)).collect();
+        let notes: Vec<_> = batch.notes.iter().copied().collect();
+        let paths: Vec<_> = batch.paths.iter().map(|(path, blob)| (*path, *blob)).collect();
         self.index.commit(&Changes {
             packed: &packed,
             touched: &touched,
             large: &large,
+            notes: &notes,
+            paths: &paths,
             clock: self.clock.load(Ordering::Relaxed),
         })
     }
@@ -192,7 +203,7 @@ impl Disk {
     fn packed(&self, key: PackedKey) -> Result<Option<Vec<u8>>, StoreError> {
         let mut place = self.place(&key)?;
         while let Some(tried) = place {
-            match tried.read(&self.files, &key.digest) {
+            match tried.read(&self.files, &self.ahead, &key.digest) {
                 Ok(Some(bytes)) => {
                     self.pending.touch(key, self.tick());
                     return Ok(Some(bytes));
@@ -265,6 +276,22 @@ impl ReadStore for DiskStore {
             _ => Ok(false),
         }
     }
+
+    fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Option<Vec<u8>>, StoreError> {
+        self.disk.slice_large(blob, groups)
+    }
+
+    fn belongs(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<bool, StoreError> {
+        let note = (*digest, *workspace);
+        Ok(self.disk.pending.is_noted(&note) || self.disk.index.is_noted(&note)?)
+    }
+
+    fn at(&self, workspace: &WorkspaceId, path: PathKey) -> Result<Option<Blob>, StoreError> {
+        match self.disk.pending.at(&(*workspace, path)) {
+            Some(blob) => Ok(Some(blob)),
+            None => self.disk.index.at(&(*workspace, path)),
+        }
+    }
 }
 
 impl WriteStore for DiskStore {
@@ -288,6 +315,16 @@ impl WriteStore for DiskStore {
         self.disk.put_large(slice)
     }
 
+    fn note(&self, workspace: &WorkspaceId, digest: &Digest) -> Result<(), StoreError> {
+        self.disk.pending.note((*digest, *workspace), None);
+        Ok(())
+    }
+
+    fn note_at(&self, workspace: &WorkspaceId, path: PathKey, blob: &Blob) -> Result<(), StoreError> {
+        self.disk.pending.note((blob.digest, *workspace), Some((path, *blob)));
+        Ok(())
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         self.disk.flush()
     }
@@ -296,6 +333,27 @@ impl WriteStore for DiskStore {
 impl PruneStore for DiskStore {
     fn used(&self) -> u64 {
         self.disk.space.used()
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        self.disk.flush()?;
+        self.disk.index.usage()
+    }
+
+    fn pin(&self, pin: &Pin, round: u64, digests: &[Digest]) -> Result<(), StoreError> {
+        // In turn, so that an eviction under way doesn't take what is pinned now.
+        let _turn = lock(&self.disk.turn);
+        self.disk.index.pin(pin, round, digests)
+    }
+
+    fn lift(&self, pin: &Pin, round: u64) -> Result<(), StoreError> {
+        self.disk.index.lift(pin, round)?;
+        self.disk.space.note_lifted();
+        Ok(())
+    }
+
+    fn clear(&self, workspace: &WorkspaceId) -> Result<(), StoreError> {
+        self.disk.clear(&lock(&self.disk.turn), workspace)
     }
 
     fn remove(&self, digest: &Digest) -> Result<(), StoreError> {

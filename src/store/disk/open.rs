@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     Disk, DiskLimits,
+    ahead::Ahead,
     evict::Space,
     files::{FileKey, Files, allocated, create_folder, disk},
     index::{Changes, Index, LargeRow},
@@ -48,6 +49,7 @@ impl Disk {
             folder: folder.to_owned(),
             limits,
             files,
+            ahead: Ahead::default(),
             index,
             pending: Pending::default(),
             space,

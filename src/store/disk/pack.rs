@@ -2,7 +2,10 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
 
-use super::files::{FileKey, Files, allocated};
+use super::{
+    ahead::Ahead,
+    files::{FileKey, Files, allocated},
+};
 use crate::types::Digest;
 
 /// A pack is closed when it has grown to this many bytes.
@@ -56,8 +59,9 @@ impl Place {
     }
 
     /// Reads the piece's content and checks it; none when it isn't what the digest names.
-    pub(super) fn read(&self, files: &Files, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn read(&self, files: &Files, ahead: &Ahead, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
         let file = files.read(FileKey::Pack(self.pack))?;
+        ahead.read(&file, self);
         let mut bytes = vec![0; self.length as usize];
         file.read_exact_at(&mut bytes, self.offset + HEADER as u64)?;
         Ok((Digest::of(&bytes) == *digest).then_some(bytes))

@@ -1,7 +1,7 @@
 //! What was put and isn't recorded yet: visible to reads at once, on the disk within a second.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     mem,
     sync::{Arc, Condvar, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -11,7 +11,17 @@ use super::{
     large::Large,
     pack::{PackedKey, Place},
 };
-use crate::{blob::Blob, store::lock};
+use crate::{
+    blob::Blob,
+    store::lock,
+    types::{Digest, PathKey, WorkspaceId},
+};
+
+/// Content, and the workspace as a part of which it came.
+pub(super) type Note = (Digest, WorkspaceId);
+
+/// A path of a workspace.
+pub(super) type PathNote = (WorkspaceId, PathKey);
 
 /// Bytes put after which the flusher doesn't wait any longer.
 const BYTES_MAX: u64 = 32 << 20;
@@ -28,6 +38,10 @@ pub(super) struct Batch {
     pub(super) touched: HashMap<PackedKey, u64>,
     /// Large blobs whose row is out of date.
     pub(super) large: HashMap<Blob, Arc<Large>>,
+    /// What came for whom. It was put before, so its place is here or in the index, unless it was evicted since.
+    pub(super) notes: HashSet<Note>,
+    /// The blobs of paths; for each there's a note.
+    pub(super) paths: HashMap<PathNote, Blob>,
     bytes: u64,
     since: Option<Instant>,
 }
@@ -47,6 +61,11 @@ struct State {
 }
 
 impl State {
+    /// What isn't recorded yet, newest first.
+    fn batches(&self) -> impl Iterator<Item = &Batch> {
+        [&self.now].into_iter().chain(self.committing.as_deref())
+    }
+
     /// Counts a put; wakes the flusher when it would wait too long otherwise.
     fn put(&mut self, bytes: u64, changed: &Condvar) {
         let full = self.now.bytes >= BYTES_MAX;
@@ -95,11 +114,31 @@ impl Pending {
         state.now.large.insert(large.blob(), large.clone());
     }
 
+    /// Notes for whom content came, and for which path.
+    pub(super) fn note(&self, note: Note, path: Option<(PathKey, Blob)>) {
+        let mut state = lock(&self.state);
+        state.put(0, &self.changed);
+        state.now.notes.insert(note);
+        if let Some((path, blob)) = path {
+            state.now.paths.insert((note.1, path), blob);
+        }
+    }
+
+    pub(super) fn is_noted(&self, note: &Note) -> bool {
+        let state = lock(&self.state);
+        state.batches().any(|batch| batch.notes.contains(note))
+    }
+
+    /// The blob of a path, as far as it isn't recorded yet.
+    pub(super) fn at(&self, path: &PathNote) -> Option<Blob> {
+        let state = lock(&self.state);
+        state.batches().find_map(|batch| batch.paths.get(path)).copied()
+    }
+
     /// Calls `each` for every place that isn't recorded yet.
     pub(super) fn each_place(&self, mut each: impl FnMut(Place)) {
         let state = lock(&self.state);
-        let batches = state.committing.as_deref().into_iter().chain([&state.now]);
-        batches.flat_map(|batch| batch.packed.values()).flatten().for_each(|(place, _)| each(*place));
+        state.batches().flat_map(|batch| batch.packed.values()).flatten().for_each(|(place, _)| each(*place));
     }
 
     /// Takes what is to be recorded. Each begin is followed by [`Pending::end`], with nothing between from another thread.
@@ -126,6 +165,10 @@ impl Pending {
         }
         for (blob, large) in &batch.large {
             now.large.entry(*blob).or_insert_with(|| large.clone());
+        }
+        now.notes.extend(&batch.notes);
+        for (path, blob) in &batch.paths {
+            now.paths.entry(*path).or_insert(*blob);
         }
         now.since = Some(Instant::now());
     }
@@ -158,6 +201,7 @@ impl Pending {
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
-        self.packed.is_empty() && self.touched.is_empty() && self.large.is_empty()
+        // There's no path without a note.
+        self.packed.is_empty() && self.touched.is_empty() && self.large.is_empty() && self.notes.is_empty()
     }
 }

@@ -6,7 +6,11 @@ use std::{
 use super::*;
 use crate::{
     blob::GROUP,
-    store::contract::{Sample, read, read_all, small},
+    store::{
+        PATHS_MAX,
+        contract::{Sample, read, read_all, small},
+    },
+    types::Name,
 };
 
 const ROOMY: DiskLimits = DiskLimits { bytes: 1 << 30, descriptors: 16 };
@@ -125,6 +129,86 @@ fn the_flusher_records_by_itself() {
     let key = PackedKey { kind: Kind::Blob, digest: blob.digest };
     while store.disk.index.packed(&key).unwrap().is_none() {
         thread::yield_now();
+    }
+}
+
+fn path(number: usize) -> PathKey {
+    PathKey::of(&[Name::new(number.to_string().into_bytes()).unwrap()])
+}
+
+#[test]
+fn what_came_for_whom_is_forgotten_with_the_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (tree, blob, complete, partial) = fill(&store);
+    let [lab, home] = [WorkspaceId::random(), WorkspaceId::random()];
+    let digests = [tree, blob.digest, complete.blob.digest, partial.blob.digest];
+    for digest in &digests {
+        store.note(&lab, digest).unwrap();
+    }
+    store.note_at(&home, path(1), &partial.blob).unwrap();
+    store.note_at(&lab, path(1), &partial.blob).unwrap();
+    store.note_at(&lab, path(2), &partial.blob).unwrap();
+    drop(store);
+    let store = open(folder.path());
+    for digest in &digests {
+        assert!(store.belongs(&lab, digest).unwrap());
+    }
+    // Another version came for one of the paths.
+    store.note_at(&lab, path(2), &complete.blob).unwrap();
+    store.remove(&partial.blob.digest).unwrap();
+    store.remove(&blob.digest).unwrap();
+    assert!(store.belongs(&lab, &tree).unwrap() && store.belongs(&lab, &complete.blob.digest).unwrap());
+    for workspace in [&lab, &home] {
+        assert!(!store.belongs(workspace, &partial.blob.digest).unwrap());
+        assert!(!store.belongs(workspace, &blob.digest).unwrap());
+        assert_eq!(store.at(workspace, path(1)).unwrap(), None);
+    }
+    assert_eq!(store.at(&lab, path(2)).unwrap(), Some(complete.blob));
+    // A note that comes too late leaves nothing behind.
+    store.note_at(&lab, path(1), &partial.blob).unwrap();
+    store.flush().unwrap();
+    assert!(!store.belongs(&lab, &partial.blob.digest).unwrap());
+    assert_eq!(store.at(&lab, path(1)).unwrap(), None);
+}
+
+#[test]
+fn the_paths_of_a_blob_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (_, _, complete, _) = fill(&store);
+    let lab = WorkspaceId::random();
+    for number in 0..2 * PATHS_MAX {
+        store.note_at(&lab, path(number), &complete.blob).unwrap();
+    }
+    store.flush().unwrap();
+    let known = (0..2 * PATHS_MAX).filter(|number| store.at(&lab, path(*number)).unwrap().is_some());
+    assert_eq!(known.count(), PATHS_MAX);
+}
+
+#[test]
+fn an_index_without_notes_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tree, blob, complete, partial) = fill(&open(folder.path()));
+    let database = redb::Database::open(folder.path().join("index.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    for table in ["notes", "paths"] {
+        let table = redb::TableDefinition::<&[u8], &[u8]>::new(table);
+        assert!(transaction.delete_table(table).unwrap());
+    }
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    transaction.open_table(meta).unwrap().insert("version", 1).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    for _ in 0..2 {
+        let store = open(folder.path());
+        assert!(store.tree(&tree).unwrap().is_some());
+        assert_eq!(read_all(&store, &blob).unwrap(), b"small");
+        assert_eq!(read_all(&store, &complete.blob).unwrap(), complete.bytes);
+        // What a rebuild would lose.
+        assert_eq!(store.held(&partial.blob).unwrap(), Groups::from(3..9));
+        assert!(!store.belongs(&WorkspaceId::random(), &tree).unwrap());
+        assert_eq!(store.at(&WorkspaceId::random(), path(1)).unwrap(), None);
     }
 }
 
@@ -433,4 +517,110 @@ fn a_piece_evicted_while_it_is_read_is_not_damage() {
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+#[test]
+fn what_is_pinned_is_never_evicted() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = DiskLimits { bytes: 2 << 20, ..ROOMY };
+    let store = open_limited(folder.path(), limits);
+    let (tree, blob, complete, partial) = fill(&store);
+    let pin = Pin { workspace: WorkspaceId::random(), path: path(1) };
+    let other = Pin { path: path(2), ..pin };
+    let later = Sample::new(300_000, 3);
+    // Also what comes later.
+    store.pin(&pin, 1, &[tree, complete.blob.digest, later.blob.digest]).unwrap();
+    store.pin(&other, 1, &[complete.blob.digest]).unwrap();
+    drop(store);
+    let store = open_limited(folder.path(), limits);
+    store.put_slice(&later.all()).unwrap();
+    store.evict_to(0).unwrap();
+    let held = |sample: &Sample| read_all(&store, &sample.blob).is_some();
+    assert!(store.tree(&tree).unwrap().is_some() && held(&complete) && held(&later));
+    assert!(read_all(&store, &blob).is_none() && store.held(&partial.blob).unwrap().is_empty());
+    // What doesn't fit beside the pins is refused, and the limit holds.
+    let mut refused = 0;
+    for seed in 10..20 {
+        refused += usize::from(matches!(
+            store.put_slice(&Sample::new(1_500_000, seed).all()),
+            Err(StoreError::Full)
+        ));
+        assert!(store.used() <= limits.bytes);
+        store.put_slice(&Sample::new(400_000, seed).all()).unwrap();
+        assert!(held(&complete) && held(&later));
+    }
+    assert_eq!(refused, 10);
+    // The next round leaves one of them out, which another pin still keeps.
+    store.pin(&pin, 2, &[later.blob.digest]).unwrap();
+    store.lift(&pin, 2).unwrap();
+    store.evict_to(0).unwrap();
+    assert!(store.tree(&tree).unwrap().is_none() && held(&complete) && held(&later));
+    store.lift(&pin, u64::MAX).unwrap();
+    store.lift(&other, u64::MAX).unwrap();
+    store.evict_to(0).unwrap();
+    assert!(!held(&complete) && !held(&later));
+}
+
+#[test]
+fn a_cache_full_of_pins_takes_again_once_they_are_lifted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_limited(folder.path(), DiskLimits { bytes: 1 << 20, ..ROOMY });
+    let (pinned, other) = (Sample::new(700_000, 1), Sample::new(600_000, 2));
+    let pin = Pin { workspace: WorkspaceId::random(), path: path(1) };
+    store.pin(&pin, 1, &[pinned.blob.digest]).unwrap();
+    store.put_slice(&pinned.all()).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(store.put_slice(&other.all()), Err(StoreError::Full)));
+    }
+    store.lift(&pin, u64::MAX).unwrap();
+    store.put_slice(&other.all()).unwrap();
+    assert_eq!(read_all(&store, &other.blob).unwrap(), other.bytes);
+}
+
+#[test]
+fn use_is_told_by_workspace_and_cleared_by_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (tree, blob, complete, partial) = fill(&store);
+    let [lab, home] = [WorkspaceId::random(), WorkspaceId::random()];
+    for digest in [tree, blob.digest, complete.blob.digest] {
+        store.note(&lab, &digest).unwrap();
+    }
+    for digest in [blob.digest, partial.blob.digest] {
+        store.note(&home, &digest).unwrap();
+    }
+    let pins = [path(1), path(2)].map(|path| Pin { workspace: lab, path });
+    for pin in &pins {
+        store.pin(pin, 1, &[complete.blob.digest, Digest::of(b"not held")]).unwrap();
+    }
+    let usage = store.usage().unwrap();
+    let whole = complete.blob.groups() * GROUP;
+    assert_eq!(usage.pinned, whole);
+    assert_eq!(usage.workspaces[&lab], whole + 2 * 56);
+    assert_eq!(usage.workspaces[&home], 6 * GROUP + 56);
+    store.clear(&lab).unwrap();
+    assert!(store.tree(&tree).unwrap().is_none(), "came for it alone");
+    assert!(read_all(&store, &blob).is_some(), "came for another too");
+    assert!(read_all(&store, &complete.blob).is_some(), "is pinned");
+    store.clear(&home).unwrap();
+    assert!(store.held(&partial.blob).unwrap().is_empty());
+    for pin in &pins {
+        store.lift(pin, u64::MAX).unwrap();
+    }
+    store.clear(&lab).unwrap();
+    assert!(store.held(&complete.blob).unwrap().is_empty());
+}
+
+#[test]
+fn a_smaller_limit_holds_from_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let samples = [1, 2, 3].map(|seed| Sample::new(700_000, seed));
+    for sample in &samples {
+        store.put_slice(&sample.all()).unwrap();
+    }
+    drop(store);
+    let store = open_limited(folder.path(), DiskLimits { bytes: 1 << 20, ..ROOMY });
+    assert!(store.used() <= 1 << 20 && on_disk(folder.path()) <= 1 << 20);
+    assert_eq!(read_all(&store, &samples[2].blob).unwrap(), samples[2].bytes, "the one used last");
 }

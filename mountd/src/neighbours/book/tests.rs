@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde_json::json;
 use twinshare::peer::{Access, Head, Identity, OwnerPath, SignedHead};
 
@@ -267,4 +269,31 @@ fn a_full_book_drops_who_is_missed_least() {
     book.neighbours.insert(node(2), Neighbour::new(host("again"), false));
     book.followed = book.neighbours.keys().copied().collect();
     assert!(!book.make_room(&held));
+}
+
+#[test]
+fn a_capability_runs_out_by_its_owners_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let owner = Identity::load_or_create(folder.path()).unwrap();
+    let (me, other, now) = (node(1), node(2), Instant::now());
+    let given = |reader, issued| Capability::sign(&owner, LAB, reader, issued, issued + 240);
+    let grant = |issued| Grant { capability: given(me, issued), holders: vec![] };
+    let mut neighbour = Neighbour::new(host("dev"), false);
+    assert!(!neighbour.is_in_time(&given(other, 5000), now), "nothing is known of the owner's time");
+
+    // The owner's clock is years behind: that doesn't matter.
+    neighbour.take_grants(vec![grant(1000)], me, now);
+    let seconds = Duration::from_secs;
+    assert!(neighbour.is_in_time(&given(other, 1000), now + seconds(239)));
+    assert!(!neighbour.is_in_time(&given(other, 1000), now + seconds(240)));
+    assert!(neighbour.is_in_time(&given(other, 1060), now + seconds(240)));
+    // Told the same once more, it's no earlier.
+    neighbour.take_grants(vec![grant(1000)], me, now + seconds(100));
+    assert!(!neighbour.is_in_time(&given(other, 1000), now + seconds(240)));
+    neighbour.take_grants(vec![grant(1240)], me, now + seconds(240));
+    assert!(!neighbour.is_in_time(&given(other, 1000), now + seconds(240)));
+
+    // What isn't for this node is of no use to it.
+    neighbour.take_grants(vec![Grant { capability: given(other, 1300), holders: vec![] }], me, now);
+    assert!(neighbour.grants.is_empty());
 }

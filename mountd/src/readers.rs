@@ -1,0 +1,125 @@
+//! Who lately read what of the workspaces that are shared here.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroUsize,
+    time::Duration,
+};
+
+use lru::LruCache;
+use tokio::time::Instant;
+use twinshare::{
+    peer::{MAX_HOLDERS, PieceRequest},
+    types::{Digest, NodeId, WorkspaceId},
+};
+
+/// Large blobs whose readers are remembered.
+const BLOBS: usize = 1024;
+
+/// Whoever asked for nothing of a blob for so long doesn't read it any more.
+const READING: Duration = Duration::from_secs(5);
+
+/// Whoever was sent parts of a workspace is named for so long; most of it will be in the cache still.
+const HOLDING: Duration = Duration::from_secs(3600);
+
+/// When which node asked last.
+type Asked = BTreeMap<NodeId, Instant>;
+
+/// Who asked for what, and when.
+#[derive(Debug)]
+pub(crate) struct Readers {
+    workspaces: HashMap<WorkspaceId, Asked>,
+    blobs: LruCache<(WorkspaceId, Digest), Asked>,
+}
+
+impl Readers {
+    pub(crate) fn new() -> Self {
+        let blobs = NonZeroUsize::new(BLOBS).unwrap_or(NonZeroUsize::MIN);
+        Self { workspaces: HashMap::new(), blobs: LruCache::new(blobs) }
+    }
+
+    /// Notes that `reader` asks for these pieces of the workspace; gives who else reads the first large blob of them.
+    pub(crate) fn note(
+        &mut self,
+        workspace: WorkspaceId,
+        reader: NodeId,
+        pieces: &[PieceRequest],
+        now: Instant,
+    ) -> Vec<NodeId> {
+        note(self.workspaces.entry(workspace).or_default(), reader, HOLDING, now);
+        let slices = pieces.iter().filter_map(|piece| match piece {
+            PieceRequest::Slice { slice, .. } => Some(*slice),
+            _ => None,
+        });
+        let mut before = None;
+        let mut others = None;
+        for digest in slices {
+            // Slices of one blob come in a row, mostly.
+            if before.replace(digest) == Some(digest) {
+                continue;
+            }
+            let asked = self.blobs.get_or_insert_mut((workspace, digest), Asked::new);
+            note(asked, reader, READING, now);
+            others.get_or_insert_with(|| asked.keys().copied().filter(|node| *node != reader).collect());
+        }
+        others.unwrap_or_default()
+    }
+
+    /// Who was sent parts of the workspace within the last hour.
+    pub(crate) fn holders(&self, workspace: &WorkspaceId, now: Instant) -> Vec<NodeId> {
+        let asked = self.workspaces.get(workspace).into_iter().flatten();
+        asked.filter(|(_, at)| now.duration_since(**at) < HOLDING).map(|(node, _)| *node).collect()
+    }
+}
+
+/// Notes who asks, and forgets who hasn't for `long`; the one that hasn't for longest makes way for more.
+fn note(asked: &mut Asked, reader: NodeId, long: Duration, now: Instant) {
+    asked.retain(|_, at| now.duration_since(*at) < long);
+    asked.insert(reader, now);
+    if asked.len() > MAX_HOLDERS
+        && let Some(oldest) = asked.iter().min_by_key(|(_, at)| **at).map(|(node, _)| *node)
+    {
+        asked.remove(&oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAB: WorkspaceId = WorkspaceId::from_bytes([1; 16]);
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    fn slice(n: u8) -> PieceRequest {
+        PieceRequest::Slice { slice: Digest::from_bytes([n; 32]), size: 1 << 20, groups: [0, 16] }
+    }
+
+    #[test]
+    fn readers_of_one_blob_learn_of_each_other() {
+        let (mut readers, now) = (Readers::new(), Instant::now());
+        assert_eq!(readers.note(LAB, node(1), &[slice(1)], now), []);
+        assert_eq!(readers.note(LAB, node(2), &[slice(2)], now), []);
+        assert_eq!(readers.note(LAB, node(3), &[slice(1), slice(1), slice(2)], now), [node(1)]);
+        assert_eq!(readers.note(LAB, node(1), &[slice(2)], now), [node(2), node(3)]);
+        // In another workspace it's another's business.
+        assert_eq!(readers.note(WorkspaceId::from_bytes([2; 16]), node(4), &[slice(1)], now), []);
+        // Who has stopped isn't named as a reader, but still as a holder.
+        assert_eq!(readers.note(LAB, node(5), &[slice(2)], now + READING), []);
+        assert_eq!(readers.holders(&LAB, now + READING), [1, 2, 3, 5].map(node));
+        assert_eq!(readers.holders(&LAB, now + HOLDING), [node(5)]);
+    }
+
+    #[test]
+    fn a_crowd_is_not_remembered() {
+        let (mut readers, now) = (Readers::new(), Instant::now());
+        for n in 0..100 {
+            readers.note(LAB, node(n), &[slice(1)], now + Duration::from_millis(n.into()));
+        }
+        assert_eq!(readers.holders(&LAB, now).len(), MAX_HOLDERS);
+        let others = readers.note(LAB, node(200), &[slice(1)], now + Duration::from_secs(1));
+        assert_eq!(others.len(), MAX_HOLDERS - 1);
+    }
+}
