@@ -1,8 +1,11 @@
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    ops::Range,
+};
 
 use fastcdc::v2020::{Normalization, StreamCDC};
 
-use super::{Blob, ReadAt};
+use super::{Blob, GROUP, ReadAt};
 use crate::types::Digest;
 
 /// Bytes in a window: lists of chunks are made and asked for a window at a time, a whole number of groups each.
@@ -23,12 +26,12 @@ const CHUNKS: usize = WINDOW as usize / MIN + 2;
 const ENTRY: usize = 12;
 
 /// Bytes before the chunks of an encoded list.
-const START: usize = 8;
+const START: usize = 12;
 
 /// Why some bytes aren't a list of chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a list of chunks that can't be one of the window")]
-pub struct ChunkListError;
+pub(super) struct ChunkListError;
 
 /// A piece of content between two cuts that only depend on the content near them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,18 +60,24 @@ pub fn windows(size: u64) -> u64 {
     size.div_ceil(WINDOW)
 }
 
+/// The groups in window `window` of a blob; none beyond its end.
+pub fn window_groups(blob: &Blob, window: u64) -> Range<u64> {
+    let start = window.saturating_mul(WINDOW / GROUP).min(blob.groups());
+    start..start.saturating_add(WINDOW / GROUP).min(blob.groups())
+}
+
 /// The longest encoded list, in bytes.
-pub fn chunk_list_limit() -> u64 {
+pub(super) fn chunk_list_limit() -> u64 {
     (START + CHUNKS * ENTRY) as u64
 }
 
 /// Cuts `source` between `start` and `end` into chunks, by FastCDC as of 2020 (crate `fastcdc`).
-pub fn cut<R: ReadAt + ?Sized>(
+fn cut<R: ReadAt + ?Sized>(
     source: &R,
     start: u64,
     end: u64,
 ) -> impl Iterator<Item = io::Result<Chunk>> + '_ {
-    let reader = Reader { source, position: start, end };
+    let reader = Reader { source, position: start.min(end), end };
     let chunks = StreamCDC::with_level(reader, MIN, AVERAGE, MAX, Normalization::Level1);
     chunks.map(move |chunk| {
         let chunk = chunk.map_err(io::Error::from)?;
@@ -79,13 +88,14 @@ pub fn cut<R: ReadAt + ?Sized>(
 }
 
 impl ChunkList {
-    /// The chunks in window `window` of a blob of `size` bytes.
-    pub fn of_window<R: ReadAt + ?Sized>(source: &R, size: u64, window: u64) -> io::Result<Self> {
-        let start = window.saturating_mul(WINDOW).min(size);
-        let end = start.saturating_add(WINDOW).min(size);
+    /// The chunks in a window, as far as the bytes `held` of `source` tell. For whoever holds all bytes they are the same;
+    /// others don't find the first and last of what they hold.
+    pub fn of_window<R: ReadAt + ?Sized>(source: &R, held: Range<u64>, window: u64) -> io::Result<Self> {
+        let start = window.saturating_mul(WINDOW);
+        let end = start.saturating_add(WINDOW);
         let mut chunks = Vec::new();
-        // Read up to the blob's end, so that the last cut is what it would be for anybody.
-        for chunk in cut(source, start.saturating_sub(RUN_UP), size) {
+        // Not only up to the window's end, so that the last cut is what it would be for anybody.
+        for chunk in cut(source, start.saturating_sub(RUN_UP).max(held.start), held.end) {
             let chunk = chunk?;
             if chunk.offset >= end {
                 break;
@@ -102,10 +112,13 @@ impl ChunkList {
         &self.0
     }
 
-    /// As it travels: the offset of the first chunk (8 bytes), then for each its length (4 bytes) and its mark.
-    pub fn encode(&self) -> Vec<u8> {
+    /// As it travels: the offset of the first chunk (8 bytes), how many there are (4 bytes), then for each its length
+    /// (4 bytes) and its mark.
+    pub(super) fn encode(&self) -> Vec<u8> {
         let first = self.0.first().map_or(0, |chunk| chunk.offset);
-        let mut bytes = first.to_be_bytes().to_vec();
+        let mut bytes = Vec::with_capacity(START + self.0.len() * ENTRY);
+        bytes.extend(first.to_be_bytes());
+        bytes.extend((self.0.len() as u32).to_be_bytes());
         for chunk in &self.0 {
             bytes.extend(chunk.length.to_be_bytes());
             bytes.extend(chunk.mark);
@@ -113,15 +126,19 @@ impl ChunkList {
         bytes
     }
 
-    /// Takes bytes for the list of `window` of `blob`, if they can be one. Only the content will tell whether it's true.
-    pub fn decode(blob: &Blob, window: u64, bytes: &[u8]) -> Result<Self, ChunkListError> {
+    /// Takes the first bytes for the list of `window` of `blob`, if they can be one, and gives what follows. Only the
+    /// content will tell whether it's true.
+    pub(super) fn decode<'b>(blob: &Blob, window: u64, bytes: &'b [u8]) -> Result<(Self, &'b [u8]), ChunkListError> {
         let start = window.checked_mul(WINDOW).filter(|start| *start < blob.size).ok_or(ChunkListError)?;
         let end = start.saturating_add(WINDOW).min(blob.size);
-        let (first, entries) = bytes.split_first_chunk::<START>().ok_or(ChunkListError)?;
-        let (entries, rest) = entries.as_chunks::<ENTRY>();
-        if !rest.is_empty() || entries.is_empty() || entries.len() > CHUNKS {
+        let (first, bytes) = bytes.split_first_chunk().ok_or(ChunkListError)?;
+        let (count, bytes) = bytes.split_first_chunk().ok_or(ChunkListError)?;
+        let count = u32::from_be_bytes(*count) as usize;
+        if !(1..=CHUNKS).contains(&count) || bytes.len() < count * ENTRY {
             return Err(ChunkListError);
         }
+        let (entries, rest) = bytes.split_at(count * ENTRY);
+        let (entries, _) = entries.as_chunks::<ENTRY>();
         let mut offset = u64::from_be_bytes(*first);
         let mut chunks = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -135,7 +152,7 @@ impl ChunkList {
             offset = chunk.end();
             chunks.push(chunk);
         }
-        Ok(Self(chunks))
+        Ok((Self(chunks), rest))
     }
 }
 
@@ -172,7 +189,7 @@ mod tests {
     }
 
     fn list(bytes: &Vec<u8>, window: u64) -> ChunkList {
-        ChunkList::of_window(bytes, bytes.len() as u64, window).unwrap()
+        ChunkList::of_window(bytes, 0..bytes.len() as u64, window).unwrap()
     }
 
     #[test]
@@ -184,7 +201,15 @@ mod tests {
         let encoded = chunks.encode();
         assert_eq!(
             (chunks.chunks().len(), first, Digest::of(&encoded).to_string()),
-            (0, vec![], String::new())
+            (
+                26,
+                vec![
+                    (11_186, "8928b6058e72197a".into()),
+                    (46_161, "6dbee03a798e1b21".into()),
+                    (50_141, "0da7b735d2632159".into())
+                ],
+                "0c40a925f74d4adf6c4b77e2cce88492c4f2f9dbeb1ef6028e39fa7918304cbb".into()
+            )
         );
     }
 
@@ -223,7 +248,7 @@ mod tests {
             let encoded = list(&bytes, 1).encode();
             assert!(encoded.len() as u64 <= WINDOW / 1000, "{}", encoded.len());
             let blob = blob(bytes.len() as u64);
-            assert_eq!(ChunkList::decode(&blob, 1, &encoded), Ok(list(&bytes, 1)));
+            assert_eq!(ChunkList::decode(&blob, 1, &encoded), Ok((list(&bytes, 1), &[][..])));
         }
     }
 
@@ -238,10 +263,13 @@ mod tests {
             bad[at..at + value.len()].copy_from_slice(value);
             bad
         };
-        let mut long = good.clone();
-        long.extend(good[good.len() - ENTRY..].repeat(3));
-        let mut many = good[..START].to_vec();
-        many.extend([0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0].repeat(CHUNKS + 1));
+        let of = |entries: &[u8]| {
+            let count = (entries.len() / ENTRY) as u32;
+            [&good[..8], &count.to_be_bytes(), entries].concat()
+        };
+        let last = &good[good.len() - ENTRY..];
+        let long = of(&[&good[START..], &last.repeat(3)].concat());
+        let many = of(&[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0].repeat(CHUNKS + 1));
         let bad = [
             (changed(START, &[0; 4]), "a chunk without a length"),
             (changed(START, &[0xff; 4]), "a chunk longer than any"),
@@ -250,7 +278,8 @@ mod tests {
             (long, "chunks beyond the blob's end"),
             (many, "too many chunks"),
             (good[..good.len() - 1].to_vec(), "a chunk that is cut off"),
-            (good[..START].to_vec(), "no chunks"),
+            (of(&[]), "no chunks"),
+            (changed(8, &[0xff; 4]), "more chunks than there are bytes"),
             (Vec::new(), "nothing"),
         ];
         for (bad, what) in bad {

@@ -34,7 +34,7 @@ struct Subtree {
 }
 
 /// An upper bound for the length of the hashes above so many groups.
-pub fn hashes_limit(groups: u64) -> u64 {
+pub(super) fn hashes_limit(groups: u64) -> u64 {
     // A pair above each group, and the pairs on the paths to the root from both ends.
     groups * 64 + 2 * 64 * 64
 }
@@ -42,7 +42,7 @@ pub fn hashes_limit(groups: u64) -> u64 {
 /// Makes the hashes above `groups` of `blob` from its outboard: a slice (see FORMAT.md) without its groups.
 ///
 /// They are checked on the way: a damaged outboard gives [`SliceError::Corrupt`].
-pub fn encode_hashes(
+pub(super) fn encode_hashes(
     blob: Blob,
     groups: Range<u64>,
     outboard: &(impl ReadAt + ?Sized),

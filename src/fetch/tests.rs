@@ -12,10 +12,14 @@ use futures_util::{FutureExt, future::BoxFuture, future::join_all};
 use tokio::sync::Semaphore;
 
 mod bulk;
+mod likeness;
 
 use super::{holder::Sink, *};
 use crate::{
-    blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice, encode_slice, hash_bytes},
+    blob::{
+        Blob, ChunkList, GROUP, Groups, Outline, VerifiedBlob, VerifiedSlice, encode_outline, encode_slice,
+        hash_bytes,
+    },
     store::{Call, FaultStore, MemoryStore, ReadStore, StoreError, WriteStore},
     types::{Digest, Name, PathKey, WorkspaceId},
 };
@@ -41,6 +45,8 @@ struct Owner {
     pending: Vec<u8>,
     /// Tree objects that are sent along with others.
     below: HashMap<Digest, Vec<u8>>,
+    /// What is done to outlines before they are sent.
+    distort: fn(&mut Vec<u8>),
     /// What is refused whatever the mood.
     refused: HashMap<Digest, Refused>,
     mood: Mutex<Mood>,
@@ -64,6 +70,7 @@ impl Owner {
             content,
             pending: b"not hashed yet".to_vec(),
             below: HashMap::new(),
+            distort: |_| {},
             refused: HashMap::new(),
             mood: Mutex::new(Mood::Willing),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
@@ -131,6 +138,14 @@ impl Owner {
                 let (bytes, outboard) = find(&blob.digest)?;
                 let encoded = encode_slice(*blob, groups.clone(), bytes, outboard).unwrap();
                 Ok(Piece::Slice(VerifiedSlice::verify(*blob, groups.clone(), &encoded).unwrap()))
+            }
+            Want::Outline { blob, window } => {
+                let (bytes, outboard) = find(&blob.digest)?;
+                let chunks = ChunkList::of_window(bytes, 0..blob.size, *window).unwrap();
+                let mut encoded = encode_outline(*blob, *window, &chunks, outboard).unwrap();
+                (self.distort)(&mut encoded);
+                let outline = Outline::verify(*blob, *window, &encoded);
+                outline.map(Piece::Outline).map_err(|_| Refused::Failed)
             }
             Want::Pending { offset, length, .. } => {
                 let range = *offset as usize..(*offset as usize + *length as usize);

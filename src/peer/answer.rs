@@ -92,6 +92,10 @@ impl Producer {
                 let blob = Blob { digest: slice, size };
                 (Kind::Slice, self.workspace.slice(&blob, start..end).map(Bytes::from))
             }
+            PieceRequest::Outline { outline, size, window } => {
+                let blob = Blob { digest: outline, size };
+                (Kind::Outline, self.workspace.outline(&blob, window).map(Bytes::from))
+            }
             PieceRequest::Pending { pending } => {
                 let length = pending.length;
                 let bytes = self.workspace.pending(&pending.path, pending.token, pending.offset, length);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
-    blob::{GROUP, WHOLE_MAX},
+    blob::{GROUP, WHOLE_MAX, outline_limit},
     tree::MAX_OBJECT,
     types::Digest,
 };
@@ -38,6 +38,8 @@ pub(super) enum Kind {
     Slice,
     /// Bytes of a pending file.
     Pending,
+    /// The outline of a window.
+    Outline,
     /// A refusal, without payload: the owner doesn't have it.
     Unknown,
     /// A refusal, without payload: the file has changed since.
@@ -54,6 +56,7 @@ impl Kind {
             Self::Blob => 2,
             Self::Slice => 3,
             Self::Pending => 4,
+            Self::Outline => 5,
             Self::Unknown => 16,
             Self::Changed => 17,
             Self::Failed => 18,
@@ -67,6 +70,7 @@ impl Kind {
             2 => Self::Blob,
             3 => Self::Slice,
             4 => Self::Pending,
+            5 => Self::Outline,
             16 => Self::Unknown,
             17 => Self::Changed,
             18 => Self::Failed,
@@ -82,6 +86,7 @@ impl Kind {
             Self::Blob => WHOLE_MAX,
             Self::Slice => slice_limit(MAX_RANGE / GROUP),
             Self::Pending => MAX_RANGE,
+            Self::Outline => outline_limit(),
         }
     }
 }

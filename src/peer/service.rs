@@ -111,6 +111,9 @@ pub trait ServedWorkspace: Send + Sync {
     /// Some groups of a larger blob, in the encoding of [`crate::blob::encode_slice`].
     fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Vec<u8>, ServeError>;
 
+    /// The outline of a window of a larger blob, in the encoding of [`crate::blob::encode_outline`].
+    fn outline(&self, blob: &Blob, window: u64) -> Result<Vec<u8>, ServeError>;
+
     /// `length` bytes from `offset` of a file that isn't hashed yet, if its version token is still `token`.
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError>;
 

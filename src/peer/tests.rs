@@ -27,7 +27,7 @@ use super::{
     tls, *,
 };
 use crate::{
-    blob::{Blob, GROUP, Hashed, encode_slice, hash_bytes},
+    blob::{Blob, ChunkList, GROUP, Hashed, encode_outline, encode_slice, hash_bytes},
     tree::{self, Attributes, Content, Entry, Owner, Totals, TreeSink, write_folder},
     types::{Digest, Name, NodeId, Timestamp, WorkspaceId},
 };
@@ -184,6 +184,12 @@ impl ServedWorkspace for Owned {
     fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Vec<u8>, ServeError> {
         let (bytes, hashed) = self.0.blobs.get(&blob.digest).ok_or(ServeError::Unknown)?;
         encode_slice(*blob, groups, &bytes[..], &hashed.outboard).map_err(|_| ServeError::Changed)
+    }
+
+    fn outline(&self, blob: &Blob, window: u64) -> Result<Vec<u8>, ServeError> {
+        let (bytes, hashed) = self.0.blobs.get(&blob.digest).ok_or(ServeError::Unknown)?;
+        let chunks = ChunkList::of_window(&bytes[..], 0..blob.size, window)?;
+        encode_outline(*blob, window, &chunks, &hashed.outboard).map_err(|_| ServeError::Changed)
     }
 
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError> {

@@ -8,7 +8,7 @@ use super::{
     identity::{Identity, NotSigned, Signature, verify},
 };
 use crate::{
-    blob::{Blob, GROUP, WHOLE_MAX},
+    blob::{Blob, GROUP, WHOLE_MAX, windows},
     types::{Digest, HostName, Name, NodeId, WorkspaceId, WorkspaceName},
 };
 
@@ -318,6 +318,15 @@ pub enum PieceRequest {
         /// The first group, and the one after the last.
         groups: [u64; 2],
     },
+    /// What is needed to make a window of a large blob out of another version of it (docs/FORMAT.md).
+    Outline {
+        /// The blob's digest.
+        outline: Digest,
+        /// The blob's length in bytes, more than [`WHOLE_MAX`].
+        size: u64,
+        /// Which window.
+        window: u64,
+    },
     /// A part of a file that isn't hashed yet.
     Pending {
         /// Which part of which file.
@@ -399,6 +408,16 @@ impl PieceRequest {
                     Err("the groups are not in the blob")
                 } else if end - start > MAX_RANGE / GROUP {
                     Err("the slice is too long")
+                } else {
+                    Ok(())
+                }
+            }
+            Self::Outline { outline, size, window } => {
+                let blob = Blob { digest: *outline, size: *size };
+                if blob.is_whole() || blob.size > i64::MAX as u64 {
+                    Err("this blob has no outline")
+                } else if *window >= windows(blob.size) {
+                    Err("the window is not in the blob")
                 } else {
                     Ok(())
                 }

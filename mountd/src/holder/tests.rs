@@ -125,6 +125,10 @@ impl ServedWorkspace for Content {
         self.0.slice(blob, groups).ok_or(ServeError::Unknown)
     }
 
+    fn outline(&self, _: &Blob, _: u64) -> Result<Vec<u8>, ServeError> {
+        Err(ServeError::Unknown)
+    }
+
     fn pending(&self, _: &[Name], _: u64, _: u64, _: u32) -> Result<Vec<u8>, ServeError> {
         Err(ServeError::Unknown)
     }

@@ -10,7 +10,7 @@ use crate::{
 
 /// Folders and files in the making.
 #[derive(Default)]
-struct Objects(Mutex<Vec<Vec<u8>>>);
+pub(super) struct Objects(pub(super) Mutex<Vec<Vec<u8>>>);
 
 impl TreeSink for Objects {
     type Error = std::convert::Infallible;
@@ -22,24 +22,24 @@ impl TreeSink for Objects {
 }
 
 impl Objects {
-    fn folder(&self, mut entries: Vec<Entry>) -> Kind {
+    pub(super) fn folder(&self, mut entries: Vec<Entry>) -> Kind {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let mut totals = Totals::default();
         entries.iter().for_each(|entry| totals.add(entry.totals()));
         Kind::Folder { tree: write_folder(&entries, self).unwrap(), totals }
     }
 
-    fn file(&self, bytes: &[u8]) -> Kind {
+    pub(super) fn file(&self, bytes: &[u8]) -> Kind {
         self.0.lock().unwrap().push(bytes.to_vec());
         Kind::File { size: bytes.len() as u64, content: Content::Blob(Digest::of(bytes)) }
     }
 }
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
-fn entry(text: &str, kind: Kind) -> Entry {
+pub(super) fn entry(text: &str, kind: Kind) -> Entry {
     let modified = Timestamp { seconds: 0, nanoseconds: 0 };
     let attributes = Attributes { mode: 0o644, owner: FileOwner::Sharer, modified, token: 0, link: None };
     Entry { name: name(text), attributes, kind }
@@ -47,7 +47,7 @@ fn entry(text: &str, kind: Kind) -> Entry {
 
 /// Notes what it's told.
 #[derive(Default)]
-struct Notes {
+pub(super) struct Notes {
     found: Mutex<Vec<Digest>>,
     reached: Mutex<Vec<Progress>>,
 }
