@@ -46,7 +46,9 @@ fn chunking(criterion: &mut Criterion) {
     let bytes = random(16 * MIB, 1);
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     group.bench_function("chunks of 16 MiB", |bencher| {
-        bencher.iter(|| [0, 1].map(|window| ChunkList::of_window(&bytes, 0..bytes.len() as u64, window).unwrap()));
+        bencher.iter(|| {
+            [0, 1].map(|window| ChunkList::of_window(&bytes, 0..bytes.len() as u64, window).unwrap())
+        });
     });
     group.finish();
 }

@@ -124,12 +124,7 @@ impl Making {
 impl Likenesses {
     pub(super) fn new(store: Arc<dyn WriteStore>, holders: Arc<dyn Holders>) -> Self {
         let blobs = NonZeroUsize::new(BLOBS).unwrap_or(NonZeroUsize::MIN);
-        Self {
-            store,
-            holders,
-            known: Mutex::new(LruCache::new(blobs)),
-            turns: Semaphore::new(AT_A_TIME),
-        }
+        Self { store, holders, known: Mutex::new(LruCache::new(blobs)), turns: Semaphore::new(AT_A_TIME) }
     }
 
     fn known(&self) -> MutexGuard<'_, LruCache<(WorkspaceId, Blob), Known>> {

@@ -50,6 +50,7 @@ struct Owner {
     /// What is refused whatever the mood.
     refused: HashMap<Digest, Refused>,
     mood: Mutex<Mood>,
+    silent_about_outlines: Mutex<bool>,
     /// A request takes one permit; the test gives them out.
     gate: Semaphore,
     requests: AtomicUsize,
@@ -73,6 +74,7 @@ impl Owner {
             distort: |_| {},
             refused: HashMap::new(),
             mood: Mutex::new(Mood::Willing),
+            silent_about_outlines: Mutex::default(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             requests: AtomicUsize::new(0),
             asked: Mutex::default(),
@@ -167,7 +169,10 @@ impl Holder for Owner {
             self.requests.fetch_add(1, Ordering::SeqCst);
             self.asked.lock().unwrap().extend_from_slice(wants);
             self.gate.acquire().await.unwrap().forget();
-            let mood = *self.mood.lock().unwrap();
+            let mut mood = *self.mood.lock().unwrap();
+            if *self.silent_about_outlines.lock().unwrap() && matches!(wants[0], Want::Outline { .. }) {
+                mood = Mood::NeverAnswers;
+            }
             match mood {
                 Mood::Fails => return Err(HolderError::Unreachable("unplugged".into())),
                 Mood::Denies => return Err(HolderError::Denied),

@@ -467,10 +467,12 @@ async fn pieces_of_every_kind_arrive() {
         PieceRequest::Blob { blob: small.digest, size: small.size },
         PieceRequest::Blob { blob: empty.digest, size: 0 },
         PieceRequest::Slice { slice: large.digest, size: large.size, groups: [10, 266] },
+        PieceRequest::Outline { outline: large.digest, size: large.size, window: 0 },
         pending(&path, u64::MAX, 1000, 4 << 20),
         PieceRequest::Tree { tree: nowhere, subtree: true },
         PieceRequest::Blob { blob: small.digest, size: small.size + 1 },
         PieceRequest::Slice { slice: nowhere, size: large.size, groups: [0, 1] },
+        PieceRequest::Outline { outline: nowhere, size: large.size, window: 0 },
         pending(&path, 1, 0, 10),
         pending(&[Name::new(&b"x"[..]).unwrap()], 1, 0, 10),
         // Beyond the end of the file: it isn't what was listed.
@@ -492,8 +494,17 @@ async fn pieces_of_every_kind_arrive() {
         }
         other => panic!("{other:?}"),
     }
+    let chunks = ChunkList::of_window(&large_bytes, 0..large.size, 0).unwrap();
+    match next() {
+        Piece::Outline(outline) => {
+            assert!(outline.is_of(&large, 0));
+            assert_eq!(outline.chunks(), chunks.chunks());
+        }
+        other => panic!("{other:?}"),
+    }
     assert!(matches!(next(), Piece::Pending(bytes) if bytes[..] == large_bytes[1000..1000 + (4 << 20)]));
     for expected in [
+        RefusedPiece::Unknown,
         RefusedPiece::Unknown,
         RefusedPiece::Unknown,
         RefusedPiece::Unknown,

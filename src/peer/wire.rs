@@ -545,6 +545,7 @@ mod tests {
                 PieceRequest::Tree { tree: digest, subtree: true },
                 PieceRequest::Blob { blob: digest, size: 1 },
                 PieceRequest::Slice { slice: digest, size: 1 << 30, groups: [3, 5] },
+                PieceRequest::Outline { outline: digest, size: 1 << 30, window: 7 },
                 PieceRequest::Pending {
                     pending: PendingRange {
                         path: vec![name(b"d"), name(b"caf\xe9")],
@@ -559,7 +560,7 @@ mod tests {
         let d = digest.to_string();
         assert_eq!(
             json,
-            r#"{"workspace":"11111111111111111111111111111111","pieces":[{"tree":"D","subtree":true},{"blob":"D","size":1},{"slice":"D","size":1073741824,"groups":[3,5]},{"pending":{"path":["64","636166e9"],"token":"18446744073709551615","offset":0,"length":4096}}]}"#
+            r#"{"workspace":"11111111111111111111111111111111","pieces":[{"tree":"D","subtree":true},{"blob":"D","size":1},{"slice":"D","size":1073741824,"groups":[3,5]},{"outline":"D","size":1073741824,"window":7},{"pending":{"path":["64","636166e9"],"token":"18446744073709551615","offset":0,"length":4096}}]}"#
                 .replace("\"D\"", &format!("\"{d}\""))
         );
         assert_eq!(serde_json::from_str::<BatchRequest>(&json).unwrap(), request);
@@ -580,8 +581,13 @@ mod tests {
             },
         };
         let slice = |size, start, end| PieceRequest::Slice { slice: digest, size, groups: [start, end] };
+        let outline = |size, window| PieceRequest::Outline { outline: digest, size, window };
         let groups = MAX_RANGE / GROUP;
         for bad in [
+            outline(WHOLE_MAX, 0),
+            outline(1 << 30, 128),
+            outline(u64::MAX, 0),
+            outline(1 << 30, u64::MAX),
             PieceRequest::Blob { blob: digest, size: WHOLE_MAX + 1 },
             slice(WHOLE_MAX, 0, 1),
             slice(1 << 30, 1, 1),
@@ -597,7 +603,7 @@ mod tests {
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }
-        for good in [slice(1 << 30, 7, 7 + groups), pending(1, 5, MAX_RANGE as u32)] {
+        for good in [outline(1 << 30, 127), slice(1 << 30, 7, 7 + groups), pending(1, 5, MAX_RANGE as u32)] {
             good.check().unwrap();
         }
         let piece = PieceRequest::Tree { tree: digest, subtree: false };

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     blob::{
-        Blob, ReadAt, SliceError, SparseView, VerifiedBlob, encode_outline, encode_slice, hash_source, windows,
+        Blob, ReadAt, SliceError, SparseView, VerifiedBlob, encode_outline, encode_slice, hash_source,
+        windows,
     },
     tree::Extent,
     types::{Digest, Name},
