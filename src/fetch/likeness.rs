@@ -189,7 +189,7 @@ impl Likenesses {
                 let (likenesses, likeness) = (self.clone(), likeness.clone());
                 tokio::spawn(async move {
                     likenesses.make(&likeness, window).await;
-                    likeness.state().under_way.remove(&window);
+                    likeness.end(window);
                     drop(sender);
                 });
             }
@@ -300,6 +300,16 @@ impl Likeness {
 
     fn is_given_up(&self) -> bool {
         self.state().fruitless >= FRUITLESS
+    }
+
+    /// Ends the making of a window. When no more can be begun, nothing will be compared with.
+    fn end(&self, window: u64) {
+        let mut state = self.state();
+        state.under_way.remove(&window);
+        let all = state.begun.is_superset(&Groups::from(0..windows(self.new.size)));
+        if all && state.under_way.is_empty() {
+            state.chunks.clear();
+        }
     }
 
     /// Those of the windows of some groups that are being made.
