@@ -100,6 +100,22 @@ async fn a_changed_file_is_made_of_its_old_content() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn content_that_moved_far_is_found() {
+    let old = noise(48 * MIB, "old");
+    // What stands between two changes has moved by a part of the whole …
+    let twice = inserted(&inserted(&old, 32 * MIB, 9 * MIB), 16 * MIB, 9 * MIB);
+    // … and what stands behind a great one by all of it.
+    let far = inserted(&old, 24 * MIB, 36 * MIB);
+    for (new, more) in [(twice, 18 * MIB), (far, 36 * MIB)] {
+        let (owner, fetcher) = guest(&[old.clone(), new.clone()], "f", |_| {}).await;
+        read_through(&fetcher, &new, &at("f")).await;
+        let bytes = moved(&owner);
+        let most = more as u64 + new.len() as u64 * 3 / 100;
+        assert!(bytes <= most, "{bytes} bytes where {more} are new");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_tree_of_which_little_changed_takes_little() {
     let objects = Objects::default();
     let old = noise(32 * MIB, "old");
