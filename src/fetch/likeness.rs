@@ -46,14 +46,14 @@ const REACH: u64 = 32 << 20;
 /// A window of which not even one in so many bytes was found is a fruitless one …
 const FRUITFUL: u64 = 8;
 
-/// … and so many of them in a row are the end of the search.
-const FRUITLESS: u32 = 4;
+/// … and so many of them more than others are the end of the search. (They are 64 MiB: so much may be new in one place.)
+const FRUITLESS: u64 = 8;
 
 /// The outline of a window must be here after this time.
 const OUTLINE: Duration = Duration::from_secs(2);
 
 /// How long a reader waits for what is being made, before it's fetched: a few times what making a window takes.
-const PATIENCE: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Windows that are made at a time, of all files: each takes a core.
 const AT_A_TIME: usize = 2;
@@ -85,8 +85,8 @@ struct State {
     begun: Groups,
     /// Those that are being made: the senders go when they are.
     under_way: HashMap<u64, watch::Receiver<()>>,
-    /// How many of the last windows were fruitless.
-    fruitless: u32,
+    fruitful: u64,
+    fruitless: u64,
     /// What is to be added to a place in the new content for that in the old one, where something was found last.
     moved: i64,
     /// Chunks of the old content.
@@ -181,7 +181,7 @@ impl Likenesses {
         for window in windows_of(groups) {
             if let Some(under_way) = state.under_way.get(&window) {
                 making.0.push(under_way.clone());
-            } else if state.fruitless < FRUITLESS && !state.begun.contains(&window) {
+            } else if !state.is_given_up() && !state.begun.contains(&window) {
                 let (sender, receiver) = watch::channel(());
                 state.begun |= Groups::from(window..window + 1);
                 state.under_way.insert(window, receiver.clone());
@@ -218,7 +218,10 @@ impl Likenesses {
         let wanted: u64 = ranges(&missing).iter().map(|range| (range.end - range.start) * GROUP).sum();
         tracing::debug!(window, wanted, made, "a window was made of older content");
         let mut state = likeness.state();
-        state.fruitless = if made < wanted / FRUITFUL { state.fruitless + 1 } else { 0 };
+        match made < wanted / FRUITFUL {
+            true => state.fruitless += 1,
+            false => state.fruitful += 1,
+        }
     }
 
     /// Asks for the outline of a window.
@@ -281,12 +284,19 @@ impl Likenesses {
     }
 }
 
+impl State {
+    fn is_given_up(&self) -> bool {
+        self.fruitless >= self.fruitful + FRUITLESS
+    }
+}
+
 impl Likeness {
     fn new(workspace: WorkspaceId, new: Blob, old: Blob) -> Self {
         let windows = NonZeroUsize::new(WINDOWS).unwrap_or(NonZeroUsize::MIN);
         let state = State {
             begun: Groups::empty(),
             under_way: HashMap::new(),
+            fruitful: 0,
             fruitless: 0,
             moved: 0,
             chunks: LruCache::new(windows),
@@ -299,7 +309,7 @@ impl Likeness {
     }
 
     fn is_given_up(&self) -> bool {
-        self.state().fruitless >= FRUITLESS
+        self.state().is_given_up()
     }
 
     /// Ends the making of a window. When no more can be begun, nothing will be compared with.

@@ -43,7 +43,7 @@ fn insert(file: &Path, beside: &Path, size: u64, inserted: &[u8]) {
 fn a_new_version_moves_what_changed() {
     let Some(bed) = Bed::new() else { return };
     let full = env::var_os("TWINSHARE_TEST_FULL").is_some_and(|value| value == "1");
-    let size = if full { 1 << 30 } else { 128 * MIB };
+    let size = if full { 1 << 30 } else { 256 * MIB };
     let workspace = bed.workspace("lab");
     let large = workspace.join("large");
     write_random(&large, "large", size);

@@ -181,11 +181,11 @@ async fn outlines_that_lie_cost_nothing_but_a_fetch() {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_was_tried_in_vain_is_given_up() {
-    let (old, new) = (noise(48 * MIB, "old"), noise(48 * MIB, "something else"));
+    let (old, new) = (noise(4 * MIB, "old"), noise(112 * MIB, "something else"));
     let (owner, fetcher) = guest(&[old, new.clone()], "f", |_| {}).await;
     read_through(&fetcher, &new, &at("f")).await;
     let (bytes, outlines) = asked(&owner);
-    assert!(outlines < 6 && bytes == new.len() as u64, "{outlines} outlines, {bytes} bytes");
+    assert!(outlines < 14 && bytes == new.len() as u64, "{outlines} outlines, {bytes} bytes");
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,7 +199,7 @@ async fn a_reader_waits_for_no_outline_that_does_not_come() {
         let (offset, asked) = ((number * (128 << 10)) as u64, Instant::now());
         let got = fetcher.read(&ID, &content, offset, expected.len() as u32, &at("f")).await.unwrap();
         assert!(got == expected, "at {offset}");
-        assert!(asked.elapsed() < Duration::from_millis(300), "{:?} at {offset}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_millis(600), "{:?} at {offset}", asked.elapsed());
     }
     assert!(asked(&owner).1 > 0);
     assert!(begun.elapsed() < Duration::from_secs(10), "the outlines are given up in their turn");
