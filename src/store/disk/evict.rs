@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    sync::{Mutex, MutexGuard},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
@@ -29,12 +29,16 @@ const PAGE: u64 = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Space {
     state: Mutex<SpaceState>,
+    /// Told when less is set aside.
+    released: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct SpaceState {
     used: u64,
     reserved: u64,
+    /// How often some of it was released.
+    releases: u64,
     /// How much was used when an eviction found nothing to take but pins: until that changes, another needn't look.
     stuck: Option<u64>,
     packs: HashMap<u32, u64>,
@@ -49,7 +53,11 @@ pub(super) struct Reservation<'a> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        lock(&self.space.state).reserved -= self.bytes;
+        let mut state = lock(&self.space.state);
+        state.reserved -= self.bytes;
+        state.releases += 1;
+        drop(state);
+        self.space.released.notify_all();
     }
 }
 
@@ -71,6 +79,12 @@ impl Space {
         state.used = (state.used + bytes).saturating_sub(before.unwrap_or(0));
     }
 
+    /// Used, and set aside for what is being written.
+    fn claimed(&self) -> u64 {
+        let state = lock(&self.state);
+        state.used + state.reserved
+    }
+
     fn is_stuck(&self) -> bool {
         let state = lock(&self.state);
         state.stuck == Some(state.used)
@@ -78,7 +92,22 @@ impl Space {
 
     fn note_stuck(&self) {
         let mut state = lock(&self.state);
-        state.stuck = Some(state.used);
+        // What is being written may be evicted as soon as it's there.
+        if state.reserved == 0 {
+            state.stuck = Some(state.used);
+        }
+    }
+
+    /// Waits until somebody who set space aside has used it; false if nobody has.
+    fn wait(&self) -> bool {
+        let state = lock(&self.state);
+        if state.reserved == 0 {
+            return false;
+        }
+        let before = state.releases;
+        let waits = |state: &mut SpaceState| state.releases == before;
+        drop(self.released.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner));
+        true
     }
 
     /// Some content may be evicted again.
@@ -118,17 +147,25 @@ impl Disk {
             return Ok(room);
         }
         let turn = lock(&self.turn);
-        let ceiling = self.ceiling()?;
-        // Another thread may have made room meanwhile.
-        if let Some(room) = self.space.reserve(bytes, ceiling) {
-            return Ok(room);
+        loop {
+            let ceiling = self.ceiling()?;
+            // Another thread may have made room meanwhile.
+            if let Some(room) = self.space.reserve(bytes, ceiling) {
+                return Ok(room);
+            }
+            if bytes > ceiling || self.space.is_stuck() {
+                return Err(StoreError::Full);
+            }
+            // Some more than is needed, so that not every put evicts.
+            self.evict(&turn, ceiling - bytes.max(ceiling / 16))?;
+            if let Some(room) = self.space.reserve(bytes, self.ceiling()?) {
+                return Ok(room);
+            }
+            // Whoever has set space aside doesn't need the turn to use it.
+            if !self.space.wait() {
+                return Err(StoreError::Full);
+            }
         }
-        if bytes > ceiling || self.space.is_stuck() {
-            return Err(StoreError::Full);
-        }
-        // Some more than is needed, so that not every put evicts.
-        self.evict(&turn, ceiling - bytes.max(ceiling / 16))?;
-        self.space.reserve(bytes, self.ceiling()?).ok_or(StoreError::Full)
     }
 
     /// Bytes that content may take: the limit, or less on a disk that is nearly full.
@@ -140,12 +177,12 @@ impl Disk {
         Ok(possible.min(self.limits.bytes))
     }
 
-    /// Evicts until at most `target` bytes are used, or nothing is left.
+    /// Evicts until at most `target` bytes are used or set aside, or nothing is left.
     pub(super) fn evict(&self, turn: &MutexGuard<'_, ()>, target: u64) -> Result<(), StoreError> {
-        while self.space.used() > target {
+        while self.space.claimed() > target {
             // What is pending can be evicted, and uses count, only when they are recorded.
             self.commit(turn)?;
-            let victims = self.victims(self.space.used().saturating_sub(target))?;
+            let victims = self.victims(self.space.claimed().saturating_sub(target))?;
             if victims.is_empty() {
                 self.space.note_stuck();
                 break;
