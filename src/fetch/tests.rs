@@ -536,7 +536,7 @@ async fn a_folder_that_came_along_isnt_waited_for() {
     let trees: Vec<Vec<u8>> = (0..7).map(|seed| sample(1000, seed)).collect();
     let digests: Vec<Digest> = trees.iter().map(|object| Digest::of(object)).collect();
     let owner = Owner::new(&trees).but(|owner| {
-        owner.below = HashMap::from([(digests[0], trees[3].clone()), (digests[1], trees[4].clone())]);
+        owner.below = HashMap::from([(digests[0], trees[4].clone()), (digests[1], trees[3].clone())]);
     });
     let (fetcher, _) = fetcher(&[&owner]);
     owner.gate.forget_permits(Semaphore::MAX_PERMITS);
@@ -548,14 +548,16 @@ async fn a_folder_that_came_along_isnt_waited_for() {
     let queued = fetcher.tree(&ID, &digests[4]);
     let open = async {
         owner.until_asked(4).await;
-        // The first two are answered, no others.
-        owner.gate.add_permits(2);
+        // The first two are answered, one after the other, no others.
+        owner.gate.add_permits(1);
     };
     let under_way = fetcher.tree(&ID, &digests[3]);
-    let (first, queued, under_way, ()) = tokio::join!(first, queued, under_way, open);
+    let (queued, ()) = tokio::join!(queued, open);
+    assert_eq!(queued.unwrap(), trees[4]);
+    owner.gate.add_permits(1);
+    let (first, under_way) = tokio::join!(first, under_way);
     assert!(first.into_iter().all(|object| object.is_ok()));
     assert_eq!(under_way.unwrap(), trees[3]);
-    assert_eq!(queued.unwrap(), trees[4]);
     assert!(!owner.was_asked(&digests[4]));
     owner.gate.add_permits(100);
     others.await.into_iter().for_each(|object| assert!(object.is_ok()));
