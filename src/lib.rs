@@ -8,6 +8,8 @@ pub mod tree;
 
 pub mod blob;
 
+pub mod profile;
+
 pub mod workspace;
 
 pub mod publish;

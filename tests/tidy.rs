@@ -10,10 +10,11 @@ use std::{
 };
 
 /// The rooms of the library, bottom up, as src/lib.rs lists them.
-const ROOMS: [&str; 12] = [
+const ROOMS: [&str; 13] = [
     "types",
     "tree",
     "blob",
+    "profile",
     "workspace",
     "publish",
     "store",

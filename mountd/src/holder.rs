@@ -81,10 +81,40 @@ impl Holder for Holding {
             let known = readers.values().flatten().copied();
             let ways = self.neighbours.ways(&self.workspace, known);
             let Some(ways) = ways else { return Err(HolderError::Nobody) };
+            if let (1, Some(owner)) = (ways.clients.len(), ways.clients.get(&ways.owner)) {
+                return from_owner(swarm, owner, ways.workspace, wants, sink).await;
+            }
             Fetch::new(swarm, &ways, &readers, wants, awaited, sink).run().await
         }
         .boxed()
     }
+}
+
+/// Fetches from the owner where nobody else can be asked, the usual case: then there's nobody to hand anything on to.
+async fn from_owner(
+    swarm: &Swarm,
+    owner: &PeerClient,
+    workspace: WorkspaceId,
+    wants: &[Want],
+    sink: Sink<'_>,
+) -> Result<(), HolderError> {
+    let mut since = Instant::now();
+    let mut latest = None;
+    let pieces = wants.iter().map(request).collect();
+    let mut answer = owner.batch(workspace, pieces).await.map_err(failure)?;
+    if let Some((blob, _)) = wants.iter().find_map(sliced) {
+        swarm.note_readers(blob, answer.co_readers(), since);
+    }
+    while let Some((position, piece)) = answer.next().await.map_err(failure)? {
+        // Objects below a folder come with it and say nothing of the pace.
+        if latest.replace(position) != Some(position) {
+            let now = Instant::now();
+            swarm.note_pace(owner.id(), now - since);
+            since = now;
+        }
+        sink(position, received(piece));
+    }
+    Ok(())
 }
 
 /// The blob and the first group of a slice that is wanted.

@@ -5,12 +5,13 @@ use std::{
     ffi::{OsStr, OsString},
     io::Read,
     os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use twinshare::{
     api::{LaunchPlan, LaunchRequest, Problem, RawText},
     runtime::{Interpreter, RuntimeError, SandboxSpec, System, VenvConfig, arguments, find_bubblewrap},
+    types::Name,
     view::{OUTSIDE, Place},
 };
 
@@ -34,11 +35,11 @@ pub(crate) async fn plan(node: &Node, request: LaunchRequest) -> Result<LaunchPl
         Problem::missing(format!("there is no workspace {place}"))
             .with_remedy("`twinshare ls` shows what is there")
     })?;
-    let (view, original) = match found {
-        Place::Local(path) => (path.clone(), path.clone()),
+    let (view, original, id) = match found {
+        Place::Local(path) => (path.clone(), path.clone(), None),
         Place::Remote(mounted) if mounted.root.is_some() => {
             let view = node.mount.join(request.host.as_str()).join(request.workspace.as_str());
-            (view, PathBuf::from(OsStr::from_bytes(&mounted.original)))
+            (view, PathBuf::from(OsStr::from_bytes(&mounted.original)), Some(mounted.id))
         }
         Place::Remote(mounted) => {
             twinshare::fetch::Holders::knock(&*node.neighbours, &mounted.id);
@@ -47,8 +48,16 @@ pub(crate) async fn plan(node: &Node, request: LaunchRequest) -> Result<LaunchPl
         }
     };
     let outside = node.mount.join(OUTSIDE).join(request.host.as_str());
+    let fetcher = node.fetcher.clone();
+    let prepare = move || {
+        let words = request.command.iter().map(|word| Path::new(word.as_os_str()));
+        if let (Some(id), Some(program)) = (id, program(&view, &original, words)) {
+            fetcher.recorder().begin(&id, &program);
+        }
+        prepare(view, original, outside, request)
+    };
     // Reads files of the mount, which this very node serves: on a thread of its own.
-    tokio::task::spawn_blocking(move || prepare(view, original, outside, request))
+    tokio::task::spawn_blocking(prepare)
         .await
         .map_err(Problem::failed)?
         .map_err(|error| Problem::failed(format!("can't run in {place}: {error}")))
@@ -115,6 +124,26 @@ fn interpreters(
     Ok(found)
 }
 
+/// The file of the workspace by which the launch of a command is known: its environment's pyvenv.cfg, or else the program
+/// or script that it names first. The first read of either says the same, if the kernel doesn't have it already.
+fn program<'a>(view: &Path, original: &Path, words: impl Iterator<Item = &'a Path>) -> Option<Vec<Name>> {
+    let file = words.into_iter().find_map(|word| {
+        let inside = word.strip_prefix(original).unwrap_or(word);
+        let config = named_venv(inside, original).map(|venv| venv.join("pyvenv.cfg"));
+        let files = config.into_iter().chain([inside.to_path_buf()]);
+        files.into_iter().find(|file| file.is_relative() && view.join(file).is_file())
+    })?;
+    let mut names = Vec::new();
+    for part in file.components() {
+        match part {
+            Component::Normal(name) => names.push(Name::new(name.as_bytes()).ok()?),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    Some(names)
+}
+
 /// The folder, from the workspace's root, of the environment in whose `bin` the program is.
 fn named_venv(program: &Path, original: &Path) -> Option<PathBuf> {
     let program = match program.strip_prefix(original) {
@@ -123,9 +152,7 @@ fn named_venv(program: &Path, original: &Path) -> Option<PathBuf> {
         Err(_) => return None,
     };
     let bin = program.parent()?;
-    let plain = bin
-        .components()
-        .all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir));
+    let plain = bin.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     (plain && bin.ends_with("bin")).then(|| bin.parent().unwrap_or(Path::new("")).to_path_buf())
 }
 
@@ -138,6 +165,27 @@ fn read_config(path: &Path) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_launch_is_known_by_its_environment_or_by_what_it_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let view = folder.path();
+        std::fs::create_dir_all(view.join("env/bin")).unwrap();
+        for file in ["env/pyvenv.cfg", "env/bin/python", "train.sh", "plain"] {
+            std::fs::write(view.join(file), "").unwrap();
+        }
+        let known = |command: &str| {
+            let names = program(view, Path::new("/home/ann/lab"), command.split(' ').map(Path::new))?;
+            Some(names.iter().map(Name::to_string).collect::<Vec<_>>().join("/"))
+        };
+        assert_eq!(known("env/bin/python train.sh").as_deref(), Some("env/pyvenv.cfg"));
+        assert_eq!(known("/home/ann/lab/env/bin/python").as_deref(), Some("env/pyvenv.cfg"));
+        assert_eq!(known("bash -e ./train.sh plain").as_deref(), Some("train.sh"));
+        assert_eq!(known("/home/ann/lab/plain").as_deref(), Some("plain"));
+        for other in ["bash -c true", "/usr/bin/true", "../lab/plain", "missing"] {
+            assert_eq!(known(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn the_environment_of_a_program_is_the_folder_above_its_bin() {

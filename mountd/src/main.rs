@@ -9,6 +9,7 @@ mod fuse;
 mod holder;
 mod http;
 mod launch;
+mod launches;
 mod listing;
 mod neighbours;
 mod node;

@@ -463,6 +463,12 @@ impl Neighbours {
         (!clients.is_empty()).then_some(Ways { owner, workspace, capability, holders, clients })
     }
 
+    /// The way to a workspace's owner, if it can be reached, and the workspace's identity there.
+    pub(crate) fn owner(&self, workspace: &WorkspaceId) -> Option<(PeerClient, WorkspaceId)> {
+        let Ways { owner, workspace, mut clients, .. } = self.ways(workspace, [])?;
+        Some((clients.remove(&owner)?, workspace))
+    }
+
     /// Whether what is held of another's workspace may be given to whoever shows this capability, which is signed; gives
     /// the identity that the workspace has here.
     pub(crate) fn may_pass_on(&self, capability: &Capability, now: Instant) -> Result<WorkspaceId, Refusal> {

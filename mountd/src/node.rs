@@ -26,7 +26,9 @@ use crate::{
     cache::{self, Cache},
     files,
     fuse::{Mount, MountOptions},
-    http, listing,
+    http,
+    launches::{Launches, Profiles},
+    listing,
     neighbours::{Neighbours, SHARE_PORT},
     passing::Service,
     sharing::{self, Sharing},
@@ -50,6 +52,7 @@ pub(crate) struct Node {
     pub(crate) control_port: u16,
     pub(crate) started: Instant,
     pub(crate) store: Arc<DiskStore>,
+    pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) view: Arc<View>,
     pub(crate) sharing: Arc<Sharing>,
@@ -102,11 +105,20 @@ pub(crate) async fn run(
             ..SharesOptions::default()
         },
     )?;
-    let sharing = Sharing::open(&arguments.state, identity.clone(), host.clone(), share_port, shares)?;
+    let profiles = Arc::new(Profiles::open(&arguments.state));
+    let sharing = Sharing::open(
+        &arguments.state,
+        identity.clone(),
+        host.clone(),
+        share_port,
+        shares,
+        profiles.clone(),
+    )?;
     let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone(), store.clone());
 
     let options = FetchOptions { deadline: DEADLINE, mapped: MAPPED };
-    let fetcher = Arc::new(Fetcher::new(store.clone(), neighbours.clone(), options));
+    let (fetcher, begun) = Fetcher::new(store.clone(), neighbours.clone(), options);
+    let fetcher = Arc::new(fetcher);
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     let options = ViewOptions { mount: arguments.mount.clone(), uid, gid, deadline: DEADLINE };
@@ -148,6 +160,7 @@ pub(crate) async fn run(
         control_port,
         started: Instant::now(),
         store,
+        fetcher: fetcher.clone(),
         cache,
         view,
         sharing: sharing.clone(),
@@ -156,6 +169,13 @@ pub(crate) async fn run(
         stop,
     });
 
+    let launches = Launches {
+        profiles,
+        fetcher: fetcher.clone(),
+        view: node.view.clone(),
+        neighbours: neighbours.clone(),
+    };
+    tokio::spawn(Arc::new(launches).run(begun));
     tokio::spawn(listing::keep(node.clone()));
     tokio::spawn(neighbours.clone().run(discovery.clone()));
     for peer in &arguments.node.peers {

@@ -141,7 +141,7 @@ mod tests {
             store.note(&PRIVATE, &digest).unwrap();
         }
         let options = FetchOptions { deadline: std::time::Duration::from_secs(1), mapped: 0 };
-        let fetcher = Arc::new(Fetcher::new(store.clone(), Arc::new(Nobody), options));
+        let fetcher = Arc::new(Fetcher::new(store.clone(), Arc::new(Nobody), options).0);
         let passed = |workspace| Passed { workspace, store: store.clone(), fetcher: fetcher.clone() };
         let named = Blob { digest: Digest::of(small), size: 5 };
 

@@ -17,12 +17,14 @@ use twinshare::{
         self, Capability, Catalogue, Grant, Head, Identity, NodeInfo, OwnerPath, PieceRequest, Refusal,
         ServeError, ServedWorkspace, SignedHead, WorkspaceInfo,
     },
-    publish::{self, Access, PublishError, Share, ShareOptions, Shares},
-    types::{Digest, HostName, Name, NodeId, WorkspaceId, WorkspaceName},
+    profile::Profile,
+    publish::{self, Access, LocalBlob, PublishError, Share, ShareOptions, Shares},
+    types::{Digest, HostName, Name, NodeId, PathKey, WorkspaceId, WorkspaceName},
 };
 
 use crate::{
     files::{self, FileError},
+    launches::Profiles,
     readers::Readers,
 };
 
@@ -74,6 +76,7 @@ pub(crate) struct Sharing {
     book: Mutex<Book>,
     requests: Mutex<Requests>,
     readers: Mutex<Readers>,
+    profiles: Arc<Profiles>,
     changed: watch::Sender<u64>,
     /// Itself, for what it hands out to be read from.
     this: Weak<Self>,
@@ -87,6 +90,7 @@ impl Sharing {
         host: HostName,
         port: u16,
         shares: Arc<Shares>,
+        profiles: Arc<Profiles>,
     ) -> Result<Arc<Self>, FileError> {
         let file = state.join("shares.json");
         let book = files::read_json(&file)?.unwrap_or_default();
@@ -99,6 +103,7 @@ impl Sharing {
             book: Mutex::new(book),
             requests: Mutex::default(),
             readers: Mutex::new(Readers::new()),
+            profiles,
             changed: watch::Sender::new(0),
             this: this.clone(),
         });
@@ -189,6 +194,7 @@ impl Sharing {
         let path = match self.find(name) {
             Some(share) => {
                 self.shares.remove(name)?;
+                self.profiles.forget(&share.id());
                 // In the book it may have another name: that of when it was shared.
                 share.root_path().to_path_buf()
             }
@@ -435,6 +441,11 @@ impl Opened {
     fn open(&self) -> Result<&Share, ServeError> {
         self.share().ok_or(ServeError::Unknown)
     }
+
+    fn local(&self, blob: &Blob) -> Result<LocalBlob, ServeError> {
+        let local = self.open()?.blob(&blob.digest).map_err(refused)?;
+        if local.size() == blob.size { Ok(local) } else { Err(ServeError::Unknown) }
+    }
 }
 
 fn refused(error: publish::ServeError) -> ServeError {
@@ -456,11 +467,11 @@ impl ServedWorkspace for Opened {
     }
 
     fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Vec<u8>, ServeError> {
-        let local = self.open()?.blob(&blob.digest).map_err(refused)?;
-        if local.size() != blob.size {
-            return Err(ServeError::Unknown);
-        }
-        local.slice(groups).map_err(refused)
+        self.local(blob)?.slice(groups).map_err(refused)
+    }
+
+    fn check(&self, blob: &Blob) -> Result<(), ServeError> {
+        self.local(blob).map(|_| ())
     }
 
     fn outline(&self, blob: &Blob, window: u64) -> Result<Vec<u8>, ServeError> {
@@ -473,6 +484,19 @@ impl ServedWorkspace for Opened {
 
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError> {
         self.open()?.pending(path, token, offset, length).map_err(refused)
+    }
+
+    fn profile(&self, program: &PathKey) -> Profile {
+        match (self.share(), self.sharing.upgrade()) {
+            (Some(share), Some(sharing)) => sharing.profiles.get(&share.id(), program),
+            _ => Profile::default(),
+        }
+    }
+
+    fn offer(&self, program: &PathKey, profile: Profile) {
+        if let (Some(share), Some(sharing)) = (self.share(), self.sharing.upgrade()) {
+            sharing.profiles.merge(&share.id(), program, profile);
+        }
     }
 
     fn co_readers(&self, pieces: &[PieceRequest]) -> Vec<NodeId> {

@@ -6,6 +6,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use super::{
     fetcher::Fetcher,
+    folders::Folders,
     likeness::{LEAST, Making},
     source::{Source, SourceError},
 };
@@ -120,13 +121,10 @@ impl Fetcher {
             under_way: FuturesUnordered::new(),
             progress,
         };
-        let mut kind = Kind::Folder { tree: root, totals: total };
-        for name in path {
-            let Kind::Folder { tree, .. } = kind else { return Err(BulkError::Missing(name.clone())) };
-            let entry = walk.find(&tree, name).await?;
-            walk.progress.total = entry.totals();
-            kind = entry.kind;
-        }
+        let mut folders = Folders::new(self, workspace);
+        let kind = folders.kind(Kind::Folder { tree: root, totals: total }, path).await?;
+        walk.found.extend(folders.digests());
+        walk.progress.total = kind.totals();
         walk.take(kind, || Some(path.to_vec())).await?;
         while let Some(folder) = walk.folders.pop() {
             for Entry { name, kind, .. } in walk.page(&folder).await? {
@@ -227,22 +225,6 @@ impl Walk<'_> {
                 Ok(Vec::new())
             }
         }
-    }
-
-    /// The entry of this name in a folder.
-    async fn find(&mut self, folder: &Digest, name: &Name) -> Result<Entry, BulkError> {
-        let mut page = self.object(folder).await?;
-        if let Page::Index(pages) = &page {
-            let behind = pages.partition_point(|page| page.first <= *name);
-            let fitting = behind.checked_sub(1).and_then(|position| pages.get(position));
-            let digest = fitting.ok_or_else(|| BulkError::Missing(name.clone()))?.digest;
-            page = self.object(&digest).await?;
-        }
-        let found = match page {
-            Page::Leaf(entries) => entries.into_iter().find(|entry| entry.name == *name),
-            Page::Index(_) => None,
-        };
-        found.ok_or_else(|| BulkError::Missing(name.clone()))
     }
 
     fn queue(&mut self, folder: Folder) -> Result<(), BulkError> {

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, future::BoxFuture};
+use tokio::sync::mpsc;
 
 use super::{
     holder::{Holders, Piece, Refused, Want},
@@ -14,11 +15,12 @@ use super::{
     lane::Lane,
     likeness::{Likeness, Likenesses, Making},
     readahead::Readahead,
+    recorder::{Launch, Recorder},
     source::{FileContent, Source, SourceError, Surroundings},
     tally::{Counts, Tally},
 };
 use crate::{
-    blob::{Blob, GROUP},
+    blob::{Blob, GROUP, Groups},
     store::WriteStore,
     types::{Digest, Name, PathKey, WorkspaceId},
 };
@@ -55,15 +57,26 @@ pub struct Fetcher {
     ahead: Arc<Budget>,
     likenesses: Arc<Likenesses>,
     tally: Arc<Tally>,
+    recorder: Recorder,
 }
 
 impl Fetcher {
-    /// A fetcher into `store`. Its futures must be polled within a tokio runtime.
-    pub fn new(store: Arc<dyn WriteStore>, holders: Arc<dyn Holders>, options: FetchOptions) -> Self {
+    /// A fetcher into `store`, and the launches that it sees. Its futures must be polled within a tokio runtime.
+    pub fn new(
+        store: Arc<dyn WriteStore>,
+        holders: Arc<dyn Holders>,
+        options: FetchOptions,
+    ) -> (Self, mpsc::UnboundedReceiver<Launch>) {
         let (lanes, readahead) = (Mutex::default(), Mutex::new(Readahead::new()));
         let (ahead, tally) = (Budget::new(READAHEAD_BUDGET), Arc::default());
         let likenesses = Arc::new(Likenesses::new(store.clone(), holders.clone()));
-        Self { store, holders, options, lanes, readahead, ahead, likenesses, tally }
+        let (recorder, launches) = Recorder::new();
+        (Self { store, holders, options, lanes, readahead, ahead, likenesses, tally, recorder }, launches)
+    }
+
+    /// Who notes what launches read.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
     }
 
     /// What was read and fetched since the start.
@@ -140,6 +153,7 @@ impl Fetcher {
         let Some(end) = end else {
             return Err(SourceError::Failed("a read beyond the end of the content".into()));
         };
+        self.recorder.note(workspace, blob, Groups::from(blob.touched(offset, end)), around);
         let mut buffer = BytesMut::zeroed(length as usize);
         for attempt in 0..ATTEMPTS {
             let mut anew = false;
@@ -172,16 +186,13 @@ impl Fetcher {
             } else {
                 lane.slice(*blob, touched.clone(), anew)
             };
-            // Asked for after the demand, so that it doesn't come before it.
-            if blob.is_whole() {
-                lane.along(around.nearby());
-            } else {
+            // Asked for after the demand, so that it doesn't come before it. Whoever foresaw the demand has also foreseen
+            // what lies around it.
+            if !blob.is_whole() {
                 self.read_ahead(workspace, blob, offset, end, around);
-                if blob.size <= self.options.mapped {
-                    let first = touched.start / WINDOW * WINDOW;
-                    let last = touched.end.next_multiple_of(WINDOW).min(blob.groups());
-                    lane.read_ahead(*blob, first..last);
-                }
+            }
+            if ticket.is_new() {
+                self.bring_along(&lane, blob, touched, around);
             }
             let pieces = ticket.wait().await?;
             if self.assemble(blob, offset, &pieces, &mut buffer) {
@@ -189,6 +200,17 @@ impl Fetcher {
             }
         }
         Err(SourceError::Failed("the content can't be kept".into()))
+    }
+
+    /// Fetches what a program will probably read soon that had to wait for some groups of a file.
+    fn bring_along(&self, lane: &Arc<Lane>, blob: &Blob, touched: Range<u64>, around: &dyn Surroundings) {
+        if blob.is_whole() {
+            lane.along(around.nearby());
+        } else if blob.size <= self.options.mapped {
+            let first = touched.start / WINDOW * WINDOW;
+            let last = touched.end.next_multiple_of(WINDOW).min(blob.groups());
+            lane.read_ahead(*blob, first..last);
+        }
     }
 
     /// Fills `buffer` with the blob's bytes from `offset`, out of what came and else out of the store; false when some
@@ -371,7 +393,7 @@ mod tests {
     #[tokio::test]
     async fn idle_lanes_are_dropped() {
         let options = FetchOptions { deadline: Duration::from_secs(10), mapped: 0 };
-        let fetcher = Fetcher::new(Arc::new(MemoryStore::new()), Arc::new(Nobody), options);
+        let (fetcher, _) = Fetcher::new(Arc::new(MemoryStore::new()), Arc::new(Nobody), options);
         let workspace = |number: u128| WorkspaceId::from_bytes(number.to_le_bytes());
         let busy = fetcher.lane(&workspace(0));
         for number in 1..3 * LANES as u128 {

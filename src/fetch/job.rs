@@ -86,11 +86,25 @@ impl Stage {
 
 /// Fetches to wait for.
 #[derive(Default)]
-pub(super) struct Ticket(Vec<watch::Receiver<Stage>>);
+pub(super) struct Ticket {
+    stages: Vec<watch::Receiver<Stage>>,
+    is_new: bool,
+}
 
 impl Ticket {
     pub(super) fn add(&mut self, job: &Job) {
-        self.0.push(job.stage.subscribe());
+        self.stages.push(job.stage.subscribe());
+    }
+
+    /// Adds a fetch that nobody else has asked for.
+    pub(super) fn add_new(&mut self, job: &Job) {
+        self.add(job);
+        self.is_new = true;
+    }
+
+    /// Whether some of it wasn't on its way before.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Returns the pieces that came when all are here, or the first error.
@@ -104,8 +118,8 @@ impl Ticket {
     }
 
     async fn wait_for(self, reached: fn(&Stage) -> bool) -> Result<Vec<Arc<Piece>>, SourceError> {
-        let mut pieces = Vec::with_capacity(self.0.len());
-        for mut stage in self.0 {
+        let mut pieces = Vec::with_capacity(self.stages.len());
+        for mut stage in self.stages {
             match stage.wait_for(reached).await {
                 Ok(stage) => pieces.extend(stage.outcome.clone().unwrap_or(Ok(None))?),
                 Err(_) => return Err(SourceError::Failed("the fetch was given up".into())),

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     blob::{Blob, Groups},
+    profile::ranges,
     store::{StoreError, WriteStore},
     types::{Digest, WorkspaceId},
 };
@@ -59,6 +60,8 @@ enum Class {
     Demand,
     /// Somebody will probably ask.
     Readahead,
+    /// A program that is being started has read it before.
+    Launch,
     /// Somebody waits whom it keeps from nothing.
     Bulk,
 }
@@ -82,6 +85,7 @@ pub(super) struct Lane {
 struct State {
     demand: VecDeque<Arc<Job>>,
     readahead: VecDeque<Arc<Job>>,
+    launch: VecDeque<Arc<Job>>,
     bulk: VecDeque<Arc<Job>>,
     open: Open,
     requests: usize,
@@ -122,12 +126,21 @@ impl Lane {
 
     /// Queues what is missing of a blob, behind all else.
     pub(super) fn bulk(self: &Arc<Self>, blob: Blob, groups: Range<u64>) -> Ticket {
+        self.queue_missing(blob, groups, Class::Bulk)
+    }
+
+    /// Queues what is missing of a blob that a launch will read.
+    pub(super) fn launch(self: &Arc<Self>, blob: Blob, groups: Range<u64>) -> Ticket {
+        self.queue_missing(blob, groups, Class::Launch)
+    }
+
+    fn queue_missing(self: &Arc<Self>, blob: Blob, groups: Range<u64>, class: Class) -> Ticket {
         if !blob.is_whole() {
-            return self.queue_slices(blob, groups, false, Class::Bulk);
+            return self.queue_slices(blob, groups, false, class);
         }
         match self.store.held(&blob) {
             Ok(held) if held.is_superset(&Groups::from(groups)) => Ticket::default(),
-            _ => self.queue_whole(Want::Blob(blob), false, Class::Bulk),
+            _ => self.queue_whole(Want::Blob(blob), false, class),
         }
     }
 
@@ -142,7 +155,7 @@ impl Lane {
             }
             None => {
                 let job = Job::new(want.clone(), anew, None);
-                ticket.add(&job);
+                ticket.add_new(&job);
                 state.open.whole.insert(want, job.clone());
                 state.queue(class).push_back(job);
             }
@@ -212,7 +225,7 @@ impl Lane {
                 ticket.add(&job);
             }
         }
-        let slices = ranges(&missing).into_iter().flat_map(|range| {
+        let slices = ranges(&missing).flat_map(|range| {
             let first = range.start / SLICE_GROUPS..range.end.div_ceil(SLICE_GROUPS);
             first.map(move |slice| {
                 let slice = slice * SLICE_GROUPS..(slice + 1) * SLICE_GROUPS;
@@ -223,14 +236,14 @@ impl Lane {
             let want = Want::Slice { blob, groups };
             let ahead = match class {
                 // Bounded by whoever waits.
-                Class::Demand | Class::Bulk => None,
+                Class::Demand | Class::Launch | Class::Bulk => None,
                 Class::Readahead => match self.ahead.reserve(want.cost()) {
                     None => break,
                     reserved => reserved,
                 },
             };
             let job = Job::new(want, anew, ahead);
-            ticket.add(&job);
+            ticket.add_new(&job);
             state.open.slices.entry(blob.digest).or_default().push(job.clone());
             state.queue(class).push_back(job);
         }
@@ -424,6 +437,7 @@ impl State {
         match class {
             Class::Demand => &mut self.demand,
             Class::Readahead => &mut self.readahead,
+            Class::Launch => &mut self.launch,
             Class::Bulk => &mut self.bulk,
         }
     }
@@ -433,7 +447,7 @@ impl State {
         if class != Class::Demand {
             return;
         }
-        for queue in [&mut self.readahead, &mut self.bulk] {
+        for queue in [&mut self.readahead, &mut self.launch, &mut self.bulk] {
             if let Some(position) = queue.iter().position(|queued| Arc::ptr_eq(queued, job))
                 && let Some(job) = queue.remove(position)
             {
@@ -443,16 +457,18 @@ impl State {
         }
     }
 
-    /// What the next request asks for while there's room for so many: all demand that fits, then readahead, then bulk. What
-    /// came in another answer, and what nobody waits for any more, is left out. The last request is kept for demand, the
-    /// one before it for readahead.
+    /// What the next request asks for while there's room for so many: all demand that fits, then readahead, then what launches
+    /// read before, then bulk. What came in another answer, and what nobody waits for any more, is left out. The last request
+    /// is kept for demand, the one before it from bulk.
     fn next_batch(&mut self, room: usize) -> Option<Vec<Arc<Job>>> {
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for (class, kept) in [(Class::Demand, 0), (Class::Readahead, 1), (Class::Bulk, 2)] {
+        for (class, kept) in [(Class::Demand, 0), (Class::Readahead, 1), (Class::Launch, 1), (Class::Bulk, 2)]
+        {
             let queue = match class {
                 Class::Demand => &mut self.demand,
                 Class::Readahead => &mut self.readahead,
+                Class::Launch => &mut self.launch,
                 Class::Bulk => &mut self.bulk,
             };
             while kept < room
@@ -510,10 +526,4 @@ impl Asked {
             self.failure = Some(failure);
         }
     }
-}
-
-/// The ranges of a set of groups; an unbounded end can't come from bounded ranges.
-pub(super) fn ranges(groups: &Groups) -> Vec<Range<u64>> {
-    let boundaries: &[u64] = groups.boundaries();
-    boundaries.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect()
 }

@@ -21,12 +21,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    holder::{Holders, Piece, Refused, Want},
-    lane::ranges,
-};
+use super::holder::{Holders, Piece, Refused, Want};
 use crate::{
     blob::{Blob, Chunk, ChunkList, GROUP, Groups, Outline, ReadAt, WINDOW, window_groups, windows},
+    profile::ranges,
     store::{ReadStore, StoreError, WriteStore},
     types::{PathKey, WorkspaceId},
 };
@@ -215,7 +213,7 @@ impl Likenesses {
             }
             _ => 0,
         };
-        let wanted: u64 = ranges(&missing).iter().map(|range| (range.end - range.start) * GROUP).sum();
+        let wanted: u64 = ranges(&missing).map(|range| (range.end - range.start) * GROUP).sum();
         tracing::debug!(window, wanted, made, "a window was made of older content");
         let mut state = likeness.state();
         match made < wanted / FRUITFUL {
@@ -265,7 +263,7 @@ impl Likenesses {
         }
         let old = Stored { store: &*self.store, blob: likeness.old };
         let size = likeness.new.size;
-        let found = ranges(missing).into_iter().flatten().filter_map(|group| {
+        let found = ranges(missing).flatten().filter_map(|group| {
             let bytes = group * GROUP..size.min((group + 1) * GROUP);
             Some((group, copy(&old, &parts, bytes)?))
         });
@@ -395,7 +393,7 @@ fn chunks_held(store: &dyn ReadStore, blob: Blob, window: u64) -> Vec<Chunk> {
     let stored = Stored { store, blob };
     let held = store.held(&blob).unwrap_or_else(|_| Groups::empty());
     let groups = window_groups(&blob, window);
-    let touching = ranges(&held).into_iter();
+    let touching = ranges(&held);
     let touching = touching.filter(|range| range.start < groups.end && groups.start < range.end);
     let lists = touching.filter_map(|range| {
         let bytes = range.start * GROUP..blob.size.min(range.end * GROUP);
@@ -407,7 +405,7 @@ fn chunks_held(store: &dyn ReadStore, blob: Blob, window: u64) -> Vec<Chunk> {
 /// Whether at least half of a blob is held: less is no help, and a later change is rather like what there's more of.
 fn is_mostly_held(store: &dyn ReadStore, blob: &Blob) -> bool {
     let held = store.held(blob).unwrap_or_else(|_| Groups::empty());
-    let held: u64 = ranges(&held).iter().map(|range| range.end - range.start).sum();
+    let held: u64 = ranges(&held).map(|range| range.end - range.start).sum();
     held >= blob.groups().div_ceil(2)
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{
     frame::{self, BUNDLE, BUNDLE_LENGTH, Kind},
+    packed::{Packed, PackedPieces, PieceKey},
     service::{ServeError, ServedWorkspace},
     wire::{ANSWER_BUDGET, PieceRequest, SUBTREE_BUDGET},
 };
@@ -28,6 +29,7 @@ pub(super) const CONTENT_LEVEL: i32 = 1;
 /// Turns a batch request into its frames, one portion after the other. It reads from the disk, so it blocks.
 pub(super) struct Producer {
     workspace: Arc<dyn ServedWorkspace>,
+    packed: Arc<PackedPieces>,
     pieces: std::iter::Enumerate<std::vec::IntoIter<PieceRequest>>,
     count: u32,
     walk: Option<Walk>,
@@ -48,9 +50,14 @@ struct Walk {
 
 impl Producer {
     /// Answers `pieces`, whose limits have been checked.
-    pub(super) fn new(workspace: Arc<dyn ServedWorkspace>, pieces: Vec<PieceRequest>) -> Self {
+    pub(super) fn new(
+        workspace: Arc<dyn ServedWorkspace>,
+        packed: Arc<PackedPieces>,
+        pieces: Vec<PieceRequest>,
+    ) -> Self {
         Self {
             workspace,
+            packed,
             count: pieces.len() as u32,
             pieces: pieces.into_iter().enumerate(),
             walk: None,
@@ -71,30 +78,42 @@ impl Producer {
             } else if let Some((index, piece)) = self.pieces.next() {
                 self.piece(index as u32, piece, &mut output);
             } else {
-                frame::put_empty(&mut output, Kind::End, self.count);
-                self.ended = true;
+                break;
             }
         }
+        // The end goes along with the last piece.
+        if !self.ended && self.walk.is_none() && self.pieces.len() == 0 {
+            frame::put_empty(&mut output, Kind::End, self.count);
+            self.ended = true;
+        }
         (!output.is_empty()).then(|| output.into())
+    }
+
+    /// Whether the end frame has been handed over.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     fn piece(&mut self, index: u32, piece: PieceRequest, output: &mut Vec<u8>) {
         let (kind, result) = match piece {
             PieceRequest::Tree { tree, subtree } => return self.tree(index, tree, subtree, output),
             PieceRequest::Blob { blob, size } => {
-                let bytes = self.workspace.blob(&blob);
+                let blob = Blob { digest: blob, size };
                 let of_size = |bytes: Bytes| {
                     if bytes.len() as u64 == size { Ok(bytes) } else { Err(ServeError::Unknown) }
                 };
-                (Kind::Blob, bytes.and_then(of_size))
+                let read = |from: &dyn ServedWorkspace| from.blob(&blob.digest).and_then(of_size);
+                (Kind::Blob, self.content((blob, 0..0), read))
             }
             PieceRequest::Slice { slice, size, groups: [start, end] } => {
                 let blob = Blob { digest: slice, size };
-                (Kind::Slice, self.workspace.slice(&blob, start..end).map(Bytes::from))
+                let read = |from: &dyn ServedWorkspace| from.slice(&blob, start..end).map(Bytes::from);
+                (Kind::Slice, self.content((blob, start..end), read))
             }
             PieceRequest::Outline { outline, size, window } => {
                 let blob = Blob { digest: outline, size };
-                (Kind::Outline, self.workspace.outline(&blob, window).map(Bytes::from))
+                let encoded = self.workspace.outline(&blob, window);
+                (Kind::Outline, encoded.map(|bytes| Packed::new(bytes.into(), CONTENT_LEVEL)))
             }
             PieceRequest::Pending { pending } => {
                 let length = pending.length;
@@ -103,13 +122,29 @@ impl Producer {
                 let of_length = |bytes: Vec<u8>| {
                     if bytes.len() == length as usize { Ok(bytes.into()) } else { Err(ServeError::Changed) }
                 };
-                (Kind::Pending, bytes.and_then(of_length))
+                let packed = bytes.and_then(of_length).map(|bytes| Packed::new(bytes, CONTENT_LEVEL));
+                (Kind::Pending, packed)
             }
         };
         match result {
-            Ok(bytes) => frame::put(output, kind, index, &bytes, CONTENT_LEVEL),
+            Ok(packed) => frame::put(output, kind, index, &packed),
             Err(error) => frame::put_empty(output, refusal(&error), index),
         }
+    }
+
+    /// A piece of content as it was sent before, if its file is still there as it was, or else read anew.
+    fn content(
+        &self,
+        key: PieceKey,
+        read: impl FnOnce(&dyn ServedWorkspace) -> Result<Bytes, ServeError>,
+    ) -> Result<Packed, ServeError> {
+        if let Some(packed) = self.packed.get(&key) {
+            self.workspace.check(&key.0)?;
+            return Ok(packed);
+        }
+        let packed = Packed::new(read(&*self.workspace)?, CONTENT_LEVEL);
+        self.packed.put(key, &packed);
+        Ok(packed)
     }
 
     fn tree(&mut self, index: u32, digest: Digest, subtree: bool, output: &mut Vec<u8>) {
@@ -152,7 +187,7 @@ impl Producer {
             frame::put_object(&mut bundle, &object);
         }
         if !bundle.is_empty() {
-            frame::put(output, Kind::Trees, walk.index, &bundle, TREE_LEVEL);
+            frame::put(output, Kind::Trees, walk.index, &Packed::new(bundle.into(), TREE_LEVEL));
         }
         !walk.queue.is_empty()
     }

@@ -14,7 +14,10 @@ use super::{
         MAX_WORKSPACES, NodeInfo, PieceRequest, WorkspaceInfo,
     },
 };
-use crate::types::{NodeId, WorkspaceId};
+use crate::{
+    profile::Profile,
+    types::{NodeId, PathKey, WorkspaceId},
+};
 
 /// How long a peer may send nothing, unless the caller wants it otherwise.
 pub const IDLE: Duration = Duration::from_secs(10);
@@ -312,6 +315,27 @@ impl PeerClient {
     ) -> Result<Answer, PeerError> {
         let workspace = capability.workspace;
         self.ask(BatchRequest { workspace, pieces, capability: Some(capability) }).await
+    }
+
+    /// What a launch of the workspace reads that begins with the program at this path; empty if nobody has told.
+    pub async fn profile(&self, workspace: &WorkspaceId, program: &PathKey) -> Result<Profile, PeerError> {
+        let request = self.http.get(self.url("profile"));
+        let request =
+            request.query(&[("workspace", workspace.to_string()), ("program", program.to_string())]);
+        self.json(self.send(request, CONNECT + self.idle).await?).await
+    }
+
+    /// Tells the owner what a launch of the workspace has read.
+    pub async fn offer(
+        &self,
+        workspace: &WorkspaceId,
+        program: &PathKey,
+        profile: &Profile,
+    ) -> Result<(), PeerError> {
+        let request = self.http.post(self.url("profile"));
+        let request =
+            request.query(&[("workspace", workspace.to_string()), ("program", program.to_string())]);
+        self.json(self.send(request.json(profile), CONNECT + self.idle).await?).await
     }
 
     async fn ask(&self, request: BatchRequest) -> Result<Answer, PeerError> {

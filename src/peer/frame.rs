@@ -8,19 +8,16 @@ use crate::{
     types::Digest,
 };
 
-use super::wire::MAX_RANGE;
+use super::{
+    packed::{Packed, decompress},
+    wire::MAX_RANGE,
+};
 
 /// Tree objects are gathered in bundles of at most this many bytes; a larger object is a bundle of its own.
 pub(super) const BUNDLE: usize = 256 << 10;
 
 /// Every object in a bundle is preceded by its length.
 pub(super) const BUNDLE_LENGTH: usize = 4;
-
-/// Payloads shorter than this aren't compressed: the frame of zstd alone would eat what it saves.
-const COMPRESS_MIN: usize = 96;
-
-/// Compression is tried on this many bytes, and given up when it saves less than a tenth.
-const COMPRESS_TRIAL: usize = 64 << 10;
 
 /// A hash tree over 2^49 groups, more than a file can have, is less deep than this.
 const MAX_DEPTH: u64 = 64;
@@ -172,9 +169,7 @@ impl Header {
         if !self.compressed {
             return Ok(payload);
         }
-        let bytes =
-            zstd::bulk::decompress(&payload, self.length as usize).map_err(|_| FrameError::Compression)?;
-        if bytes.len() == self.length as usize { Ok(bytes.into()) } else { Err(FrameError::Compression) }
+        decompress(&payload, self.length as usize).ok_or(FrameError::Compression)
     }
 }
 
@@ -183,34 +178,18 @@ pub(super) fn put_empty(output: &mut Vec<u8>, kind: Kind, index: u32) {
     output.extend(Header { kind, compressed: false, index, payload: 0, length: 0 }.encode());
 }
 
-/// Appends a frame, compressed at `level` where that pays.
-pub(super) fn put(output: &mut Vec<u8>, kind: Kind, index: u32, payload: &[u8], level: i32) {
-    let compressed = compress(payload, level);
-    let body = compressed.as_deref().unwrap_or(payload);
+/// Appends a frame.
+pub(super) fn put(output: &mut Vec<u8>, kind: Kind, index: u32, packed: &Packed) {
     let header = Header {
         kind,
-        compressed: compressed.is_some(),
+        compressed: packed.compressed,
         index,
-        payload: body.len() as u32,
-        length: payload.len() as u32,
+        payload: packed.body.len() as u32,
+        length: packed.length,
     };
+    output.reserve(Header::LENGTH + packed.body.len());
     output.extend(header.encode());
-    output.extend(body);
-}
-
-/// The compressed payload, if it saves a tenth at least.
-fn compress(payload: &[u8], level: i32) -> Option<Vec<u8>> {
-    let attempt = |bytes: &[u8]| {
-        let compressed = zstd::bulk::compress(bytes, level).ok()?;
-        (compressed.len() < bytes.len() - bytes.len() / 10).then_some(compressed)
-    };
-    if payload.len() < COMPRESS_MIN {
-        return None;
-    }
-    if payload.len() > COMPRESS_TRIAL {
-        attempt(&payload[..COMPRESS_TRIAL])?;
-    }
-    attempt(payload)
+    output.extend_from_slice(&packed.body);
 }
 
 /// Appends an object to a bundle.
@@ -250,11 +229,11 @@ mod tests {
     #[test]
     fn test_vector_of_frames() {
         let mut output = Vec::new();
-        put(&mut output, Kind::Blob, 2, b"hello", 1);
+        put(&mut output, Kind::Blob, 2, &Packed::new(b"hello"[..].into(), 1));
         put_empty(&mut output, Kind::Changed, 3);
         let mut bundle = Vec::new();
         put_object(&mut bundle, &[0x82, 0x00, 0x80]);
-        put(&mut output, Kind::Trees, 0x01020304, &bundle, 3);
+        put(&mut output, Kind::Trees, 0x01020304, &Packed::new(bundle.into(), 3));
         put_empty(&mut output, Kind::End, 5);
         assert_eq!(
             hex::encode(output),
@@ -271,7 +250,7 @@ mod tests {
         let noise: Vec<u8> = (0..200_000).map(|_| rand::random()).collect();
         for (payload, pays) in [(&text[..], true), (&noise[..], false), (&text[..80], false)] {
             let mut output = Vec::new();
-            put(&mut output, Kind::Blob, 0, payload, 1);
+            put(&mut output, Kind::Blob, 0, &Packed::new(Bytes::copy_from_slice(payload), 1));
             let (header, opened) = take(&output).unwrap();
             assert_eq!((header.compressed, &opened[..]), (pays, payload));
         }

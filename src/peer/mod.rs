@@ -1,6 +1,6 @@
 //! Between nodes: who a node is, how that is shown over TLS, and the share service with its client.
 //!
-//! docs/share-service.md describes what travels. Reading order: `identity`, `tls`, `capability`, `wire` and `frame` (the formats),
+//! docs/share-service.md describes what travels. Reading order: `identity`, `tls`, `capability`, `wire`, `packed` and `frame` (the formats),
 //! `answer` (how the owner answers a batch), `service` (the server), `service/passing` (answers out of what is held of others' workspaces), `receive` (how a guest checks an answer), `client`.
 
 mod answer;
@@ -8,6 +8,7 @@ mod capability;
 mod client;
 mod frame;
 mod identity;
+mod packed;
 mod receive;
 mod service;
 mod tls;

@@ -1,4 +1,5 @@
 mod passing;
+mod profile;
 
 use std::{
     collections::HashMap,
@@ -25,11 +26,11 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, Semaphore, mpsc, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -39,6 +40,7 @@ pub use self::passing::Held;
 use super::{
     answer::Producer,
     capability::Capability,
+    packed::PackedPieces,
     tls::{Credentials, CredentialsError, node_of},
     wire::{
         BatchRequest, Catalogue, HOLDERS_HEADER, MAX_BATCH, MAX_HOLDERS, MAX_TAG, MAX_WAIT, NodeInfo,
@@ -47,7 +49,8 @@ use super::{
 };
 use crate::{
     blob::Blob,
-    types::{Digest, Name, NodeId, WorkspaceId},
+    profile::Profile,
+    types::{Digest, Name, NodeId, PathKey, WorkspaceId},
 };
 
 /// Connections at a time, those in their handshake included.
@@ -73,6 +76,9 @@ const STALLED: Duration = Duration::from_secs(30);
 
 /// Bytes of an answer that are handed to the connection at a time.
 const BIT: usize = 64 << 10;
+
+/// Compressed pieces that are kept for the next guest, in bytes: what a large environment's start needs, twice over.
+const PACKED: usize = 128 << 20;
 
 /// What is under way at the shutdown has this long to end.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -114,12 +120,22 @@ pub trait ServedWorkspace: Send + Sync {
     /// The outline of a window of a larger blob, in the encoding of [`crate::blob::encode_outline`].
     fn outline(&self, blob: &Blob, window: u64) -> Result<Vec<u8>, ServeError>;
 
+    /// Whether a file still has the blob's content as far as its status tells: what was read of it before may then be
+    /// sent again.
+    fn check(&self, blob: &Blob) -> Result<(), ServeError>;
+
     /// `length` bytes from `offset` of a file that isn't hashed yet, if its version token is still `token`.
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError>;
 
     /// Notes that the reader asks for these pieces; gives other nodes that lately asked for parts of the same large
     /// blob, at most [`MAX_HOLDERS`]: they will hold them, and some of the work can be theirs. Doesn't block.
     fn co_readers(&self, pieces: &[PieceRequest]) -> Vec<NodeId>;
+
+    /// What a launch reads that begins with the file at this path, as far as readers have told.
+    fn profile(&self, program: &PathKey) -> Profile;
+
+    /// Takes what a reader's launch has read, for others: it's advice, and may be dropped.
+    fn offer(&self, program: &PathKey, profile: Profile);
 }
 
 /// Why a workspace isn't served.
@@ -327,6 +343,8 @@ struct Service {
     answers: Arc<Semaphore>,
     /// Those for other owners' guests.
     passings: Arc<Semaphore>,
+    /// What was compressed for earlier answers.
+    packed: Arc<PackedPieces>,
     /// Threads that may read and compress at a time: more would only keep the mount's own reads from theirs.
     threads: Arc<Semaphore>,
 }
@@ -337,12 +355,14 @@ fn router(shares: Arc<dyn Served>) -> Router {
         shares,
         answers: Arc::new(Semaphore::new(ANSWERS)),
         passings: Arc::new(Semaphore::new(passing::PASSINGS)),
+        packed: Arc::new(PackedPieces::new(PACKED)),
         threads: Arc::new(Semaphore::new(2 * cores)),
     };
     Router::new()
         .route("/v1/node", get(node))
         .route("/v1/catalogue", get(catalogue))
         .route("/v1/batch", post(batch))
+        .route("/v1/profile", get(profile::give).post(profile::take))
         .fallback(async || {
             ServiceError::new(StatusCode::NOT_FOUND, "unknown", "there's nothing at this address")
         })
@@ -434,49 +454,33 @@ async fn batch(
     Extension(cut): Extension<Cut>,
     body: Body,
 ) -> Result<Response, ServiceError> {
-    let body = timeout(HANDSHAKE, to_bytes(body, MAX_BATCH))
-        .await
-        .map_err(|_| ServiceError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request took too long"))?
-        .map_err(|_| {
-            ServiceError::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too-large",
-                format!("a request has at most {MAX_BATCH} bytes"),
-            )
-        })?;
-    let request: BatchRequest =
-        serde_json::from_slice(&body).map_err(|error| ServiceError::invalid(error.to_string()))?;
+    let request: BatchRequest = json_body(body, MAX_BATCH).await?;
     request.check().map_err(ServiceError::invalid)?;
     if let Some(capability) = request.capability {
         return passing::pass_on(service, reader, cut, capability, request).await;
     }
-    let (shares, id) = (service.shares.clone(), request.workspace);
-    let workspace = service
-        .blocking(move || shares.workspace(&id, reader))
-        .await?
-        .map_err(|refusal| ServiceError::refused(refusal, reader))?;
     let turn = timeout(PATIENCE, service.answers.clone().acquire_owned());
     let Ok(Ok(turn)) = turn.await else {
         return Err(ServiceError::busy());
     };
-    let holders = workspace.co_readers(&request.pieces);
-
-    // The disk works while the network does: some of a portion waits here while the next one is made.
-    let (sender, receiver) = mpsc::channel::<Bytes>(16);
-    let mut producer = Producer::new(workspace, request.pieces);
-    tokio::spawn(async move {
-        let _turn = turn;
-        loop {
-            let step = service.blocking(move || (producer.portion(), producer));
-            // Without its end frame the client knows that the answer is incomplete.
-            let Ok((Some(portion), rest)) = step.await else { return };
-            producer = rest;
-            if !cut.send(&sender, portion, STALLED).await {
-                return;
-            }
-        }
-    });
-    let mut response = streamed(receiver);
+    let (shares, packed) = (service.shares.clone(), service.packed.clone());
+    let begin = move || {
+        let workspace = shares.workspace(&request.workspace, reader)?;
+        let holders = workspace.co_readers(&request.pieces);
+        let mut producer = Producer::new(workspace, packed, request.pieces);
+        Ok((producer.portion(), producer, holders))
+    };
+    let begun = service.blocking(begin).await?;
+    let (first, producer, holders) = begun.map_err(|refusal| ServiceError::refused(refusal, reader))?;
+    let first = first.unwrap_or_default();
+    // Most answers are short: such a one goes out with its head, in one step.
+    let mut response = if producer.has_ended() && first.len() <= BIT {
+        answered(first.into())
+    } else {
+        let (sender, receiver) = mpsc::channel::<Bytes>(16);
+        tokio::spawn(send_on(service, cut, turn, first, producer, sender));
+        streamed(receiver)
+    };
     let names: Vec<String> = holders.iter().take(MAX_HOLDERS).map(NodeId::to_string).collect();
     if let (false, Ok(names)) = (names.is_empty(), HeaderValue::try_from(names.join(","))) {
         response.headers_mut().insert(HOLDERS_HEADER, names);
@@ -484,13 +488,47 @@ async fn batch(
     Ok(response)
 }
 
+/// Reads the body of a request, which may have at most `limit` bytes.
+async fn json_body<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, ServiceError> {
+    let body = timeout(HANDSHAKE, to_bytes(body, limit))
+        .await
+        .map_err(|_| ServiceError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request took too long"))?
+        .map_err(|_| {
+            let message = format!("a request has at most {limit} bytes");
+            ServiceError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
+        })?;
+    serde_json::from_slice(&body).map_err(|error| ServiceError::invalid(error.to_string()))
+}
+
+/// Sends an answer from its first portion on, which is made already. The disk works while the network does: some of a
+/// portion waits in the channel while the next one is made.
+async fn send_on(
+    service: Service,
+    cut: Cut,
+    _turn: OwnedSemaphorePermit,
+    mut portion: Bytes,
+    mut producer: Producer,
+    sender: mpsc::Sender<Bytes>,
+) {
+    while cut.send(&sender, portion, STALLED).await && !producer.has_ended() {
+        let step = service.blocking(move || (producer.portion(), producer));
+        // Without its end frame the client knows that the answer is incomplete.
+        let Ok((Some(next), rest)) = step.await else { return };
+        (portion, producer) = (next, rest);
+    }
+}
+
 /// The answer whose bytes are received.
 fn streamed(receiver: mpsc::Receiver<Bytes>) -> Response {
     let portions = futures_util::stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|portion| (Ok::<_, Infallible>(portion), receiver))
     });
+    answered(Body::from_stream(portions))
+}
+
+fn answered(body: Body) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/vnd.twinshare.batch")];
-    (kind, Body::from_stream(portions)).into_response()
+    (kind, body).into_response()
 }
 
 impl Service {

@@ -4,7 +4,7 @@ mod hostile;
 mod passing;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     ops::Range,
     sync::{
@@ -24,12 +24,14 @@ use tokio::{
 
 use super::{
     frame::{self, Header, Kind},
+    packed::{self, PackedPieces},
     tls, *,
 };
 use crate::{
     blob::{Blob, ChunkList, GROUP, Hashed, encode_outline, encode_slice, hash_bytes},
+    profile::Profile,
     tree::{self, Attributes, Content, Entry, Owner, Totals, TreeSink, write_folder},
-    types::{Digest, Name, NodeId, Timestamp, WorkspaceId},
+    types::{Digest, Name, NodeId, PathKey, Timestamp, WorkspaceId},
 };
 
 const WORKSPACE: WorkspaceId = WorkspaceId::from_bytes([1; 16]);
@@ -45,11 +47,16 @@ struct Shares {
     trees: Mutex<HashMap<Digest, Bytes>>,
     blobs: HashMap<Digest, (Bytes, Hashed)>,
     pending: BTreeMap<Vec<Name>, (u64, Bytes)>,
+    /// Blobs whose files aren't any more as they were.
+    changed: Mutex<HashSet<Digest>>,
+    /// How often a blob or slice was read.
+    reads: AtomicUsize,
     version: watch::Sender<u64>,
     readers: Mutex<Vec<Option<NodeId>>>,
     catalogues: AtomicUsize,
     grants: Mutex<Vec<Grant>>,
     co_readers: Vec<NodeId>,
+    profiles: Mutex<HashMap<PathKey, Profile>>,
 }
 
 impl Shares {
@@ -59,11 +66,14 @@ impl Shares {
             trees: Mutex::default(),
             blobs: HashMap::new(),
             pending: BTreeMap::new(),
+            changed: Mutex::default(),
+            reads: AtomicUsize::new(0),
             version: watch::Sender::new(0),
             readers: Mutex::default(),
             catalogues: AtomicUsize::new(0),
             grants: Mutex::default(),
             co_readers: Vec::new(),
+            profiles: Mutex::default(),
         }
     }
 
@@ -178,10 +188,12 @@ impl ServedWorkspace for Owned {
     }
 
     fn blob(&self, digest: &Digest) -> Result<Bytes, ServeError> {
+        self.0.reads.fetch_add(1, Ordering::SeqCst);
         self.0.blobs.get(digest).map(|(bytes, _)| bytes.clone()).ok_or(ServeError::Unknown)
     }
 
     fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Vec<u8>, ServeError> {
+        self.0.reads.fetch_add(1, Ordering::SeqCst);
         let (bytes, hashed) = self.0.blobs.get(&blob.digest).ok_or(ServeError::Unknown)?;
         encode_slice(*blob, groups, &bytes[..], &hashed.outboard).map_err(|_| ServeError::Changed)
     }
@@ -190,6 +202,13 @@ impl ServedWorkspace for Owned {
         let (bytes, hashed) = self.0.blobs.get(&blob.digest).ok_or(ServeError::Unknown)?;
         let chunks = ChunkList::of_window(&bytes[..], 0..blob.size, window)?;
         encode_outline(*blob, window, &chunks, &hashed.outboard).map_err(|_| ServeError::Changed)
+    }
+
+    fn check(&self, blob: &Blob) -> Result<(), ServeError> {
+        match self.0.changed.lock().unwrap().contains(&blob.digest) {
+            true => Err(ServeError::Changed),
+            false => Ok(()),
+        }
     }
 
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError> {
@@ -201,6 +220,14 @@ impl ServedWorkspace for Owned {
                 Ok(bytes[offset as usize..end].to_vec())
             }
         }
+    }
+
+    fn profile(&self, program: &PathKey) -> Profile {
+        self.0.profiles.lock().unwrap().get(program).cloned().unwrap_or_default()
+    }
+
+    fn offer(&self, program: &PathKey, profile: Profile) {
+        self.0.profiles.lock().unwrap().insert(*program, profile);
     }
 
     fn co_readers(&self, _: &[PieceRequest]) -> Vec<NodeId> {
@@ -614,8 +641,11 @@ fn thirteen_thousand_files_list_in_little() {
     let root = write_folder(&folders, &shares).unwrap();
     let count = shares.trees.lock().unwrap().len();
     let workspace: Arc<dyn ServedWorkspace> = Arc::new(Owned(Arc::new(shares)));
-    let mut producer =
-        answer::Producer::new(workspace, vec![PieceRequest::Tree { tree: root, subtree: true }]);
+    let mut producer = answer::Producer::new(
+        workspace,
+        Arc::new(PackedPieces::new(0)),
+        vec![PieceRequest::Tree { tree: root, subtree: true }],
+    );
     let mut bytes = 0;
     while let Some(portion) = producer.portion() {
         bytes += portion.len();
@@ -653,4 +683,59 @@ async fn the_service_ends_when_told_to() {
     drop(server.stop.take());
     server.task.await.unwrap().unwrap();
     assert!(waiting.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn profiles_are_told_by_and_to_those_who_may_read() {
+    let program = PathKey::from_bytes([4; 16]);
+    let touched = r#"[{"path":"a/b","groups":[[0,2],[5,6]]}]"#;
+    let profile: Profile = serde_json::from_str(touched).unwrap();
+    let server = Server::new(Shares::new(identity(1))).await;
+    let client = connect(&identity(2), server.address, Expected::Any).await.unwrap();
+    assert!(client.profile(&WORKSPACE, &program).await.unwrap().is_empty());
+    client.offer(&WORKSPACE, &program, &profile).await.unwrap();
+    assert_eq!(client.profile(&WORKSPACE, &program).await.unwrap(), profile);
+    let other = PathKey::from_bytes([5; 16]);
+    assert!(client.profile(&WORKSPACE, &other).await.unwrap().is_empty());
+    let url = format!("/v1/profile?workspace={WORKSPACE}&program={program}");
+    let head = format!("{url} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+    let told = anonymous(server.address, &format!("GET {head}\r\n")).await;
+    assert!(told.contains(touched), "{told}");
+    let offer = format!("POST {head}content-length: {}\r\n\r\n{touched}", touched.len());
+    assert!(anonymous(server.address, &offer).await.starts_with("HTTP/1.1 401"));
+    for private in
+        [client.profile(&PRIVATE, &program).await.map(drop), client.offer(&PRIVATE, &program, &profile).await]
+    {
+        assert!(matches!(private, Err(PeerError::Denied { .. } | PeerError::Unknown { .. })), "{private:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_compressed_for_one_guest_is_sent_to_the_next_unless_the_file_changed() {
+    let mut shares = Shares::new(identity(1));
+    let small = shares.add_blob(b"def lookup(name): return table[name]\n".repeat(100));
+    let large = shares.add_blob(b"0.1234,5.6789,one,two,three\n".repeat(40_000));
+    let server = Server::new(shares).await;
+    let pieces = vec![
+        PieceRequest::Blob { blob: small.digest, size: small.size },
+        PieceRequest::Slice { slice: large.digest, size: large.size, groups: [3, 19] },
+    ];
+    let ask = async |guest: u8| {
+        let client = connect(&identity(guest), server.address, Expected::Any).await.unwrap();
+        collect(client.batch(WORKSPACE, pieces.clone()).await.unwrap()).await.unwrap()
+    };
+    for guest in [2, 3, 2] {
+        let answer = ask(guest).await;
+        let (Piece::Blob(blob), Piece::Slice(slice)) = (&answer[0].1, &answer[1].1) else {
+            panic!("{answer:?}")
+        };
+        assert_eq!((blob.digest(), slice.groups()), (small.digest, 3..19));
+    }
+    assert_eq!(server.shares.reads.load(Ordering::SeqCst), 2, "each was read and compressed once");
+    server.shares.changed.lock().unwrap().insert(large.digest);
+    let answer = ask(3).await;
+    assert!(
+        matches!(&answer[..], [(0, Piece::Blob(_)), (1, Piece::Refused(RefusedPiece::Changed))]),
+        "{answer:?}"
+    );
 }

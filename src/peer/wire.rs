@@ -18,6 +18,9 @@ pub const MAX_PIECES: usize = 4096;
 /// The longest body of a request, in bytes.
 pub const MAX_BATCH: usize = 1 << 20;
 
+/// The longest launch profile, as JSON, in bytes.
+pub(super) const MAX_PROFILE: usize = 8 << 20;
+
 /// The most content that one slice or one pending range may hold, in bytes.
 pub const MAX_RANGE: u64 = 4 << 20;
 

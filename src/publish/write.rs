@@ -53,7 +53,7 @@ impl Model {
         let Some(folder) = self.folders.get(&id) else { return Ok(None) };
         let entries = self.entries(folder, &trees, groups);
         let mut totals = Totals::default();
-        entries.iter().for_each(|entry| totals.add(entry.totals()));
+        entries.iter().for_each(|entry| totals.add(entry.kind.totals()));
         let object = write_folder(&entries, sink)?;
         if let Some(folder) = self.folders.get_mut(&id) {
             folder.written = Some(totals);

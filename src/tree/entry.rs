@@ -110,13 +110,13 @@ impl Totals {
     }
 }
 
-impl Entry {
-    /// What this entry adds to the sums of its folder.
+impl Kind {
+    /// What something of this kind adds to the sums of its folder.
     pub fn totals(&self) -> Totals {
-        match &self.kind {
-            Kind::Folder { totals, .. } => *totals,
-            Kind::File { size, .. } => Totals { files: 1, bytes: *size },
-            Kind::Link(_) => Totals { files: 1, bytes: 0 },
+        match self {
+            Self::Folder { totals, .. } => *totals,
+            Self::File { size, .. } => Totals { files: 1, bytes: *size },
+            Self::Link(_) => Totals { files: 1, bytes: 0 },
         }
     }
 }

@@ -142,6 +142,14 @@ impl Surroundings for Around<'_> {
         self.view.path(self.node)
     }
 
+    fn is_program(&self) -> bool {
+        let NodeKind::Remote(Remote { entry, .. }) = &self.node.kind else { return false };
+        // An environment's interpreter is the machine's own: what it reads of the environment first is this.
+        let name = entry.name.as_bytes();
+        name == b"pyvenv.cfg"
+            || (entry.attributes.mode & 0o111 != 0 && !name.windows(3).any(|part| part == b".so"))
+    }
+
     fn nearby(&self) -> Vec<Blob> {
         self.view.siblings(self.node)
     }

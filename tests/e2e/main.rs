@@ -18,6 +18,7 @@ mod changes;
 mod edit;
 mod failure;
 mod launch;
+mod launches;
 mod laziness;
 mod network;
 mod plain_user;

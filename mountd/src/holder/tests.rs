@@ -18,7 +18,8 @@ use twinshare::{
         Catalogue, Credentials, Expected, Held, Identity, NodeInfo, Refusal, ServeError, Served,
         ServedWorkspace, serve,
     },
-    types::Name,
+    profile::Profile,
+    types::{Name, PathKey},
 };
 
 use super::*;
@@ -129,9 +130,19 @@ impl ServedWorkspace for Content {
         Err(ServeError::Unknown)
     }
 
+    fn check(&self, _: &Blob) -> Result<(), ServeError> {
+        Ok(())
+    }
+
     fn pending(&self, _: &[Name], _: u64, _: u64, _: u32) -> Result<Vec<u8>, ServeError> {
         Err(ServeError::Unknown)
     }
+
+    fn profile(&self, _: &PathKey) -> Profile {
+        Profile::default()
+    }
+
+    fn offer(&self, _: &PathKey, _: Profile) {}
 
     fn co_readers(&self, _: &[PieceRequest]) -> Vec<NodeId> {
         self.0.co_readers.lock().unwrap().clone()
@@ -318,6 +329,33 @@ async fn others_are_asked_when_the_owner_lacks_it_or_is_away() {
     let (result, came) = bench.fetch(20).await;
     assert_eq!(result, Err(HolderError::Nobody));
     assert!(came.iter().all(|came| !came));
+}
+
+#[tokio::test]
+async fn an_owner_that_is_alone_gives_or_refuses_each() {
+    for (mood, result, got, why) in [
+        (Mood::Honest, Ok(()), 20, None),
+        (Mood::Empty, Ok(()), 0, Some(Refused::Unknown)),
+        (Mood::Denying, Err(HolderError::Denied), 0, None),
+    ] {
+        let bench = Bench::new(&[mood]).await;
+        let wants = bench.wants();
+        let (mut came, mut refused) = (vec![false; wants.len()], vec![None; wants.len()]);
+        let mut sink = |position: usize, piece: Result<Piece, Refused>| match piece {
+            Ok(_) => came[position] = true,
+            Err(why) => refused[position] = Some(why),
+        };
+        let owner = &bench.ways.clients[&bench.ways.owner];
+        assert_eq!(from_owner(&bench.swarm, owner, LAB, &wants, &mut sink).await, result);
+        assert_eq!(came.iter().filter(|came| **came).count(), got, "{mood:?}");
+        assert!(refused.iter().all(|refused| *refused == why), "{mood:?}");
+        assert_eq!(bench.swarm.pace(&bench.ways.owner).is_some(), mood != Mood::Denying);
+    }
+    let bench = Bench::new(&[Mood::Lying]).await;
+    let owner = &bench.ways.clients[&bench.ways.owner];
+    let mut sink = |_: usize, _: Result<Piece, Refused>| panic!("nothing of a liar's is passed on");
+    let result = from_owner(&bench.swarm, owner, LAB, &bench.wants(), &mut sink).await;
+    assert!(matches!(result, Err(HolderError::Misbehaved(_))), "{result:?}");
 }
 
 #[tokio::test]

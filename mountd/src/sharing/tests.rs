@@ -25,7 +25,8 @@ impl Owner {
         fs::create_dir_all(&state).unwrap();
         let identity = Arc::new(Identity::load_or_create(&state.join("identity")).unwrap());
         let shares = Shares::open(&state, SharesOptions::default()).unwrap();
-        Sharing::open(&state, identity, "owner".parse().unwrap(), 1, shares).unwrap()
+        let profiles = Arc::new(Profiles::open(&state));
+        Sharing::open(&state, identity, "owner".parse().unwrap(), 1, shares, profiles).unwrap()
     }
 
     /// What the node shares when it is started once more.

@@ -10,7 +10,7 @@ use crate::{
 
 /// Folders and files in the making.
 #[derive(Default)]
-pub(super) struct Objects(pub(super) Mutex<Vec<Vec<u8>>>);
+pub(super) struct Objects(Mutex<Vec<Vec<u8>>>);
 
 impl TreeSink for Objects {
     type Error = std::convert::Infallible;
@@ -22,10 +22,14 @@ impl TreeSink for Objects {
 }
 
 impl Objects {
+    pub(super) fn into_contents(self) -> Vec<Vec<u8>> {
+        self.0.into_inner().unwrap()
+    }
+
     pub(super) fn folder(&self, mut entries: Vec<Entry>) -> Kind {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let mut totals = Totals::default();
-        entries.iter().for_each(|entry| totals.add(entry.totals()));
+        entries.iter().for_each(|entry| totals.add(entry.kind.totals()));
         Kind::Folder { tree: write_folder(&entries, self).unwrap(), totals }
     }
 
@@ -91,7 +95,7 @@ fn tree() -> Tree {
         entry("folder", objects.folder(vec![entry("below", objects.file(&below))])),
     ]);
     let Kind::Folder { tree, totals } = root else { panic!() };
-    let contents = objects.0.into_inner().unwrap();
+    let contents = objects.into_contents();
     // An index, its pages, and two more.
     let folders = contents.iter().filter(|object| crate::tree::decode(object).is_ok()).count();
     Tree { root: (tree, totals), owner: Owner::new(&contents), small, below, large, folders }

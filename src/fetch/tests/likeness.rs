@@ -16,6 +16,10 @@ impl Surroundings for At {
     fn nearby(&self) -> Vec<Blob> {
         Vec::new()
     }
+
+    fn is_program(&self) -> bool {
+        false
+    }
 }
 
 fn at(path: &str) -> At {
@@ -132,7 +136,7 @@ async fn a_tree_of_which_little_changed_takes_little() {
         }
     };
     let (first, second) = (root(&old, 0), root(&new, 3));
-    let owner = Owner::new(&objects.0.lock().unwrap());
+    let owner = Owner::new(&objects.into_contents());
     let (fetcher, _) = fetcher(&[&owner]);
     fetcher.complete(&ID, first, &[], &Notes::default()).await.unwrap();
     put(&fetcher).await;

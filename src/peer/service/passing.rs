@@ -15,6 +15,7 @@ use crate::{
         answer::CONTENT_LEVEL,
         capability::Capability,
         frame::{self, Kind},
+        packed::Packed,
         wire::{BatchRequest, PieceRequest},
     },
     types::{Digest, NodeId},
@@ -112,7 +113,7 @@ fn encoded(held: &dyn Held, index: u32, piece: &PieceRequest) -> Bytes {
     };
     let mut output = Vec::new();
     match found {
-        Some((kind, bytes)) => frame::put(&mut output, kind, index, &bytes, CONTENT_LEVEL),
+        Some((kind, bytes)) => frame::put(&mut output, kind, index, &Packed::new(bytes, CONTENT_LEVEL)),
         None => frame::put_empty(&mut output, Kind::Unknown, index),
     }
     output.into()

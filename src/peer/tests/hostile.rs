@@ -1,6 +1,6 @@
 //! A peer that answers what it shouldn't.
 
-use super::*;
+use super::{packed::Packed, *};
 
 /// What a hostile node does after it has sent its answer.
 #[derive(Clone, Copy, PartialEq)]
@@ -56,7 +56,7 @@ async fn hostile(body: Vec<u8>, then: Then, idle: Duration) -> PeerClient {
 
 fn framed(kind: Kind, index: u32, payload: &[u8]) -> Vec<u8> {
     let mut output = Vec::new();
-    frame::put(&mut output, kind, index, payload, 1);
+    frame::put(&mut output, kind, index, &Packed::new(Bytes::copy_from_slice(payload), 1));
     output
 }
 
