@@ -390,7 +390,7 @@ fn order(
     now: Instant,
 ) -> Vec<NodeId> {
     let owner = ways.clients.contains_key(&ways.owner).then_some(ways.owner);
-    if matches!(want, Want::Pending { .. }) || ways.capability.is_none() {
+    if matches!(want, Want::Pending { .. } | Want::Outline { .. }) || ways.capability.is_none() {
         return owner.into_iter().collect();
     }
     let can_be_asked = |node: &NodeId| *node != ways.owner && ways.clients.contains_key(node);
@@ -438,6 +438,9 @@ fn request(want: &Want) -> PieceRequest {
         Want::Slice { blob, groups } => {
             PieceRequest::Slice { slice: blob.digest, size: blob.size, groups: [groups.start, groups.end] }
         }
+        Want::Outline { blob, window } => {
+            PieceRequest::Outline { outline: blob.digest, size: blob.size, window: *window }
+        }
         Want::Pending { path, token, offset, length } => PieceRequest::Pending {
             pending: PendingRange { path: path.clone(), token: *token, offset: *offset, length: *length },
         },
@@ -449,6 +452,7 @@ fn received(piece: peer::Piece) -> Result<Piece, Refused> {
         peer::Piece::Tree(digest, object) => Ok(Piece::Tree { digest, object }),
         peer::Piece::Blob(blob) => Ok(Piece::Blob(blob)),
         peer::Piece::Slice(slice) => Ok(Piece::Slice(slice)),
+        peer::Piece::Outline(outline) => Ok(Piece::Outline(outline)),
         peer::Piece::Pending(bytes) => Ok(Piece::Pending(bytes)),
         peer::Piece::Refused(RefusedPiece::Unknown) => Err(Refused::Unknown),
         peer::Piece::Refused(RefusedPiece::Changed) => Err(Refused::Changed),

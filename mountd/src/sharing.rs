@@ -474,6 +474,14 @@ impl ServedWorkspace for Opened {
         self.local(blob).map(|_| ())
     }
 
+    fn outline(&self, blob: &Blob, window: u64) -> Result<Vec<u8>, ServeError> {
+        let local = self.open()?.blob(&blob.digest).map_err(refused)?;
+        if local.size() != blob.size {
+            return Err(ServeError::Unknown);
+        }
+        local.outline(window).map_err(refused)
+    }
+
     fn pending(&self, path: &[Name], token: u64, offset: u64, length: u32) -> Result<Vec<u8>, ServeError> {
         self.open()?.pending(path, token, offset, length).map_err(refused)
     }

@@ -65,7 +65,7 @@ pub fn hash_source<R: ReadAt + ?Sized>(source: &R, size: u64) -> io::Result<Hash
 }
 
 /// The chaining value of one group that is not the whole blob.
-fn leaf(offset: u64, bytes: &[u8]) -> ChainingValue {
+pub(super) fn leaf(offset: u64, bytes: &[u8]) -> ChainingValue {
     let mut hasher = Hasher::new();
     hasher.set_input_offset(offset).update(bytes);
     hasher.finalize_non_root()

@@ -4,12 +4,21 @@
 //! above the groups are a blob's *outboard*, and a *slice* is some groups with the hashes that tie them to the root
 //! (the combined encoding of the bao specification, at group granularity; crate `bao-tree`). The types
 //! [`VerifiedBlob`] and [`VerifiedSlice`] can only be made by checking, so that a store can't be given anything else.
+//!
+//! What two versions of a file have in common is found by their content-defined [`Chunk`]s: a hint only, since groups
+//! that were found that way are checked like others, by [`VerifiedHashes`]. Both travel as the [`Outline`] of a window.
 
+mod chunks;
 mod hash;
+mod hashes;
+mod outline;
 mod slice;
 mod sparse;
 
+pub use chunks::{Chunk, ChunkList, WINDOW, window_groups, windows};
 pub use hash::{Hashed, hash_bytes, hash_source, outboard_length};
+pub use hashes::VerifiedHashes;
+pub use outline::{Outline, encode_outline, outline_limit};
 pub use slice::{Parent, SliceError, VerifiedBlob, VerifiedSlice, encode_slice};
 pub use sparse::SparseView;
 

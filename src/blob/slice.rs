@@ -100,6 +100,11 @@ impl VerifiedSlice {
         Ok(Self { blob, groups, parents, leaves })
     }
 
+    /// Groups that were checked in another way.
+    pub(super) fn checked(blob: Blob, groups: Range<u64>, parents: Vec<Parent>, leaves: Vec<Bytes>) -> Self {
+        Self { blob, groups, parents, leaves }
+    }
+
     /// The blob that the slice is of.
     pub fn blob(&self) -> Blob {
         self.blob
@@ -121,7 +126,7 @@ impl VerifiedSlice {
     }
 }
 
-fn check_range(blob: Blob, groups: &Range<u64>) -> Result<(), SliceError> {
+pub(super) fn check_range(blob: Blob, groups: &Range<u64>) -> Result<(), SliceError> {
     if groups.start < groups.end && groups.end <= blob.groups() && !blob.is_whole() {
         Ok(())
     } else {

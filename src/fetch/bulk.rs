@@ -7,13 +7,14 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use super::{
     fetcher::Fetcher,
     folders::Folders,
+    likeness::{LEAST, Making},
     source::{Source, SourceError},
 };
 use crate::{
     blob::{Blob, GROUP, Groups},
     store::StoreError,
     tree::{Content, Entry, Kind, Page, Totals, decode},
-    types::{Digest, Name, WorkspaceId},
+    types::{Digest, Name, PathKey, WorkspaceId},
 };
 
 /// Groups that are asked for together (4 MiB) …
@@ -80,6 +81,7 @@ pub trait Observer: Sync {
 struct Part {
     blob: Blob,
     groups: Range<u64>,
+    path: Option<PathKey>,
     /// Whether the file is here with it.
     last: bool,
 }
@@ -123,10 +125,10 @@ impl Fetcher {
         let kind = folders.kind(Kind::Folder { tree: root, totals: total }, path).await?;
         walk.found.extend(folders.digests());
         walk.progress.total = kind.totals();
-        walk.take(kind).await?;
+        walk.take(kind, || Some(path.to_vec())).await?;
         while let Some(folder) = walk.folders.pop() {
-            for entry in walk.page(&folder).await? {
-                walk.take(entry.kind).await?;
+            for Entry { name, kind, .. } in walk.page(&folder).await? {
+                walk.take(kind, || below(folder.path.as_ref(), &name)).await?;
             }
         }
         walk.flush().await?;
@@ -139,6 +141,11 @@ impl Fetcher {
     /// Fetches what isn't held of some parts, and tells of each how it went.
     async fn parts(&self, workspace: &WorkspaceId, window: Window) -> Ended {
         let lane = self.lane(workspace);
+        let mut making = Making::default();
+        for Part { blob, groups, path, .. } in &window {
+            making.extend(self.make(workspace, blob, groups, *path));
+        }
+        making.wait().await;
         let queued: Vec<_> = window
             .into_iter()
             .map(|part| {
@@ -167,6 +174,23 @@ impl Fetcher {
     }
 }
 
+/// A folder, or a page of one, that is still to be looked through.
+struct Folder {
+    tree: Digest,
+    path: Option<Path>,
+}
+
+/// The names from the workspace's root to something, if they aren't too many.
+type Path = Vec<Name>;
+
+/// So deep a path is known; a hostile tree can be deeper than anybody's memory.
+const DEPTH: usize = 256;
+
+fn below(folder: Option<&Path>, name: &Name) -> Option<Path> {
+    let folder = folder.filter(|path| path.len() < DEPTH)?;
+    Some(folder.iter().chain([name]).cloned().collect())
+}
+
 struct Walk<'a> {
     fetcher: &'a Fetcher,
     workspace: &'a WorkspaceId,
@@ -176,7 +200,7 @@ struct Walk<'a> {
     /// Folders that were met: a tree may hold the same one any number of times.
     seen: HashSet<Digest>,
     /// Those of them that are still to be looked through.
-    folders: Vec<Digest>,
+    folders: Vec<Folder>,
     window: Window,
     window_groups: u64,
     under_way: FuturesUnordered<BoxFuture<'a, Ended>>,
@@ -191,54 +215,57 @@ impl Walk<'_> {
     }
 
     /// The entries of a folder or of one of its pages; of a folder of several pages, those are queued.
-    async fn page(&mut self, folder: &Digest) -> Result<Vec<Entry>, BulkError> {
-        match self.object(folder).await? {
+    async fn page(&mut self, folder: &Folder) -> Result<Vec<Entry>, BulkError> {
+        match self.object(&folder.tree).await? {
             Page::Leaf(entries) => Ok(entries),
             Page::Index(pages) => {
                 for page in pages {
-                    self.queue(page.digest)?;
+                    self.queue(Folder { tree: page.digest, path: folder.path.clone() })?;
                 }
                 Ok(Vec::new())
             }
         }
     }
 
-    fn queue(&mut self, folder: Digest) -> Result<(), BulkError> {
+    fn queue(&mut self, folder: Folder) -> Result<(), BulkError> {
         if self.seen.len() >= MAX_FOLDERS {
             return Err(SourceError::Failed("it has more folders than can be".into()).into());
         }
-        if self.seen.insert(folder) {
+        if self.seen.insert(folder.tree) {
             self.folders.push(folder);
         }
         Ok(())
     }
 
-    async fn take(&mut self, kind: Kind) -> Result<(), BulkError> {
+    async fn take(&mut self, kind: Kind, path: impl FnOnce() -> Option<Path>) -> Result<(), BulkError> {
         match kind {
-            Kind::Folder { tree, .. } => self.queue(tree)?,
+            Kind::Folder { tree, .. } => self.queue(Folder { tree, path: path() })?,
             Kind::Link(_) => self.progress.here.files += 1,
             Kind::File { content: Content::Pending, .. } => self.progress.pending += 1,
-            Kind::File { size, content: Content::Blob(digest) } => self.add(Blob { digest, size }).await?,
+            Kind::File { size, content: Content::Blob(digest) } => {
+                self.add(Blob { digest, size }, path).await?;
+            }
             Kind::File { size: whole, content: Content::Sparse { blob, extents } } => {
                 let size = extents.iter().map(|extent| extent.length).sum();
                 // There's nothing to fetch of the holes.
                 self.progress.here.bytes += whole - size;
-                self.add(Blob { digest: blob, size }).await?;
+                self.add(Blob { digest: blob, size }, path).await?;
             }
         }
         Ok(())
     }
 
-    async fn add(&mut self, blob: Blob) -> Result<(), BulkError> {
+    async fn add(&mut self, blob: Blob, path: impl FnOnce() -> Option<Path>) -> Result<(), BulkError> {
         if blob.size == 0 {
             self.progress.here.files += 1;
             return Ok(());
         }
         self.found.push(blob.digest);
+        let path = if blob.size < LEAST { None } else { path().as_ref().map(PathKey::of) };
         let (mut start, end) = (0, blob.groups());
         while start < end {
             let stop = end.min(start + WINDOW - self.window_groups);
-            self.window.push(Part { blob, groups: start..stop, last: stop == end });
+            self.window.push(Part { blob, groups: start..stop, path, last: stop == end });
             self.window_groups += stop - start;
             start = stop;
             if self.window_groups >= WINDOW || self.window.len() >= WINDOW_FILES {

@@ -13,6 +13,7 @@ use super::{
     holder::{Holders, Piece, Refused, Want},
     job::Budget,
     lane::Lane,
+    likeness::{Likeness, Likenesses, Making},
     readahead::Readahead,
     recorder::{Launch, Recorder},
     source::{FileContent, Source, SourceError, Surroundings},
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     blob::{Blob, GROUP, Groups},
     store::WriteStore,
-    types::{Digest, Name, WorkspaceId},
+    types::{Digest, Name, PathKey, WorkspaceId},
 };
 
 /// How often content that turns out damaged, or is evicted as soon as it is here, is fetched again for one read.
@@ -54,6 +55,7 @@ pub struct Fetcher {
     lanes: Mutex<HashMap<WorkspaceId, Arc<Lane>>>,
     readahead: Mutex<Readahead>,
     ahead: Arc<Budget>,
+    likenesses: Arc<Likenesses>,
     tally: Arc<Tally>,
     recorder: Recorder,
 }
@@ -67,8 +69,9 @@ impl Fetcher {
     ) -> (Self, mpsc::UnboundedReceiver<Launch>) {
         let (lanes, readahead) = (Mutex::default(), Mutex::new(Readahead::new()));
         let (ahead, tally) = (Budget::new(READAHEAD_BUDGET), Arc::default());
+        let likenesses = Arc::new(Likenesses::new(store.clone(), holders.clone()));
         let (recorder, launches) = Recorder::new();
-        (Self { store, holders, options, lanes, readahead, ahead, tally, recorder }, launches)
+        (Self { store, holders, options, lanes, readahead, ahead, likenesses, tally, recorder }, launches)
     }
 
     /// Who notes what launches read.
@@ -93,8 +96,9 @@ impl Fetcher {
         }
         let new = || {
             let (store, holders) = (self.store.clone(), self.holders.clone());
-            let (ahead, tally) = (self.ahead.clone(), self.tally.clone());
-            Arc::new(Lane::new(*workspace, store, holders, self.options.deadline, ahead, tally))
+            let (ahead, likenesses) = (self.ahead.clone(), self.likenesses.clone());
+            let (deadline, tally) = (self.options.deadline, self.tally.clone());
+            Arc::new(Lane::new(*workspace, store, holders, deadline, ahead, likenesses, tally))
         };
         lanes.entry(*workspace).or_insert_with(new).clone()
     }
@@ -159,7 +163,7 @@ impl Fetcher {
             }
             match held {
                 Ok(true) => {
-                    self.read_ahead(workspace, blob, offset, end);
+                    self.read_ahead(workspace, blob, offset, end, around);
                     return Ok(buffer.freeze());
                 }
                 Ok(false) => {}
@@ -168,19 +172,27 @@ impl Fetcher {
                     anew = true;
                 }
             }
+            let touched = blob.touched(offset, end);
+            let likeness = self.likeness(workspace, blob, around);
+            let making = likeness.map(|likeness| likeness.under_way(&touched)).unwrap_or_default();
+            if attempt == 0 && !making.is_empty() {
+                self.read_ahead(workspace, blob, offset, end, around);
+                making.wait_a_little().await;
+                continue;
+            }
             let lane = self.lane(workspace);
             let ticket = if blob.is_whole() {
                 lane.whole(Want::Blob(*blob), anew)
             } else {
-                lane.slice(*blob, blob.touched(offset, end), anew)
+                lane.slice(*blob, touched.clone(), anew)
             };
             // Asked for after the demand, so that it doesn't come before it. Whoever foresaw the demand has also foreseen
             // what lies around it.
             if !blob.is_whole() {
-                self.read_ahead(workspace, blob, offset, end);
+                self.read_ahead(workspace, blob, offset, end, around);
             }
             if ticket.is_new() {
-                self.bring_along(&lane, blob, blob.touched(offset, end), around);
+                self.bring_along(&lane, blob, touched, around);
             }
             let pieces = ticket.wait().await?;
             if self.assemble(blob, offset, &pieces, &mut buffer) {
@@ -230,7 +242,37 @@ impl Fetcher {
         })
     }
 
-    fn read_ahead(&self, workspace: &WorkspaceId, blob: &Blob, start: u64, end: u64) {
+    /// What a blob of which something is to be fetched has in common with what was at its path before, if anything.
+    fn likeness(
+        &self,
+        workspace: &WorkspaceId,
+        blob: &Blob,
+        around: &dyn Surroundings,
+    ) -> Option<Arc<Likeness>> {
+        self.likenesses.of(workspace, blob, || around.path().map(|path| PathKey::of(&path)))
+    }
+
+    /// Sets out to make some groups out of what was at the path before, and gives what to wait for; nothing where nothing
+    /// is known of that.
+    pub(super) fn make(
+        &self,
+        workspace: &WorkspaceId,
+        blob: &Blob,
+        groups: &Range<u64>,
+        path: Option<PathKey>,
+    ) -> Making {
+        let likeness = self.likenesses.of(workspace, blob, || path);
+        likeness.map(|likeness| self.likenesses.begin(&likeness, groups)).unwrap_or_default()
+    }
+
+    fn read_ahead(
+        &self,
+        workspace: &WorkspaceId,
+        blob: &Blob,
+        start: u64,
+        end: u64,
+        around: &dyn Surroundings,
+    ) {
         if blob.is_whole() {
             return;
         }
@@ -240,7 +282,17 @@ impl Fetcher {
         let Some(wanted) = wanted else { return };
         // What the demand fetches is not asked for again: it's under way already.
         let groups = wanted.start / GROUP..wanted.end.div_ceil(GROUP);
-        self.lane(workspace).read_ahead(*blob, groups);
+        let likeness = self.likeness(workspace, blob, around);
+        let making = likeness.map(|likeness| self.likenesses.begin(&likeness, &groups)).unwrap_or_default();
+        let (lane, blob) = (self.lane(workspace), *blob);
+        if making.is_empty() {
+            lane.read_ahead(blob, groups);
+        } else {
+            tokio::spawn(async move {
+                making.wait().await;
+                lane.read_ahead(blob, groups);
+            });
+        }
     }
 
     async fn read_pending(

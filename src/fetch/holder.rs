@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    blob::{Blob, VerifiedBlob, VerifiedSlice},
+    blob::{Blob, Outline, VerifiedBlob, VerifiedSlice, outline_limit},
     types::{Digest, Name, WorkspaceId},
 };
 
@@ -21,6 +21,13 @@ pub enum Want {
         blob: Blob,
         /// Which groups.
         groups: Range<u64>,
+    },
+    /// The outline of a window of a large blob.
+    Outline {
+        /// The blob.
+        blob: Blob,
+        /// Which window.
+        window: u64,
     },
     /// Bytes of a file that its owner hasn't hashed yet.
     Pending {
@@ -43,6 +50,7 @@ impl Want {
             Self::Tree(_) => 64 << 10,
             Self::Blob(blob) => blob.size,
             Self::Slice { groups, .. } => (groups.end - groups.start) * crate::blob::GROUP,
+            Self::Outline { .. } => outline_limit(),
             Self::Pending { length, .. } => (*length).into(),
         }
     }
@@ -62,6 +70,8 @@ pub enum Piece {
     Blob(VerifiedBlob),
     /// Groups of a large blob.
     Slice(VerifiedSlice),
+    /// The outline of a window.
+    Outline(Outline),
     /// Bytes of a file that isn't hashed.
     Pending(Bytes),
 }

@@ -16,6 +16,7 @@ use super::{
     holder::{Holder, HolderError, Holders, Piece, Refused, Want},
     job::{Budget, Job, Ticket},
     keeping::Keeping,
+    likeness::Likenesses,
     source::SourceError,
     tally::Tally,
 };
@@ -73,6 +74,7 @@ pub(super) struct Lane {
     /// How long somebody waits at most.
     deadline: Duration,
     ahead: Arc<Budget>,
+    likenesses: Arc<Likenesses>,
     tally: Arc<Tally>,
     /// Whether what was asked for last didn't come in time: then nothing is asked for ahead.
     late: AtomicBool,
@@ -104,10 +106,11 @@ impl Lane {
         holders: Arc<dyn Holders>,
         deadline: Duration,
         ahead: Arc<Budget>,
+        likenesses: Arc<Likenesses>,
         tally: Arc<Tally>,
     ) -> Self {
         let (late, state) = (AtomicBool::new(false), Mutex::default());
-        Self { workspace, store, holders, deadline, ahead, tally, late, state }
+        Self { workspace, store, holders, deadline, ahead, likenesses, tally, late, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -405,10 +408,11 @@ impl Lane {
             Piece::Slice(slice) => {
                 self.tally.came(slice.leaves().iter().map(|leaf| leaf.len() as u64).sum());
                 self.store.put_slice(slice)?;
+                self.likenesses.note(&self.workspace, &slice.blob())?;
                 slice.blob().digest
             }
-            // Never queued here: the fetcher asks for it itself.
-            Piece::Pending(_) => return Ok(()),
+            // Never queued here: they are asked for by themselves.
+            Piece::Outline(_) | Piece::Pending(_) => return Ok(()),
         };
         self.store.note(&self.workspace, &digest)
     }

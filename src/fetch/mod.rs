@@ -1,6 +1,7 @@
 //! Getting content here: what is local at once, anything else from whoever holds it, verified, kept, and within a deadline.
 //!
 //! Requests for the same range share one fetch; what waits while others are under way travels together in one request.
+//! What a changed file has in common with its old content isn't fetched but made of that.
 
 mod ahead;
 mod bulk;
@@ -10,6 +11,7 @@ mod holder;
 mod job;
 mod keeping;
 mod lane;
+mod likeness;
 mod readahead;
 mod recorder;
 mod source;

@@ -13,10 +13,14 @@ use tokio::sync::Semaphore;
 
 mod bulk;
 mod launch;
+mod likeness;
 
 use super::{holder::Sink, *};
 use crate::{
-    blob::{Blob, GROUP, Groups, VerifiedBlob, VerifiedSlice, encode_slice, hash_bytes},
+    blob::{
+        Blob, ChunkList, GROUP, Groups, Outline, VerifiedBlob, VerifiedSlice, encode_outline, encode_slice,
+        hash_bytes,
+    },
     store::{Call, FaultStore, MemoryStore, ReadStore, StoreError, WriteStore},
     types::{Digest, Name, PathKey, WorkspaceId},
 };
@@ -42,9 +46,12 @@ struct Owner {
     pending: Vec<u8>,
     /// Tree objects that are sent along with others.
     below: HashMap<Digest, Vec<u8>>,
+    /// What is done to outlines before they are sent.
+    distort: fn(&mut Vec<u8>),
     /// What is refused whatever the mood.
     refused: HashMap<Digest, Refused>,
     mood: Mutex<Mood>,
+    silent_about_outlines: Mutex<bool>,
     /// A request takes one permit; the test gives them out.
     gate: Semaphore,
     requests: AtomicUsize,
@@ -65,8 +72,10 @@ impl Owner {
             content,
             pending: b"not hashed yet".to_vec(),
             below: HashMap::new(),
+            distort: |_| {},
             refused: HashMap::new(),
             mood: Mutex::new(Mood::Willing),
+            silent_about_outlines: Mutex::default(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             requests: AtomicUsize::new(0),
             asked: Mutex::default(),
@@ -133,6 +142,14 @@ impl Owner {
                 let encoded = encode_slice(*blob, groups.clone(), bytes, outboard).unwrap();
                 Ok(Piece::Slice(VerifiedSlice::verify(*blob, groups.clone(), &encoded).unwrap()))
             }
+            Want::Outline { blob, window } => {
+                let (bytes, outboard) = find(&blob.digest)?;
+                let chunks = ChunkList::of_window(bytes, 0..blob.size, *window).unwrap();
+                let mut encoded = encode_outline(*blob, *window, &chunks, outboard).unwrap();
+                (self.distort)(&mut encoded);
+                let outline = Outline::verify(*blob, *window, &encoded);
+                outline.map(Piece::Outline).map_err(|_| Refused::Failed)
+            }
             Want::Pending { offset, length, .. } => {
                 let range = *offset as usize..(*offset as usize + *length as usize);
                 Ok(Piece::Pending(Bytes::copy_from_slice(&self.pending[range])))
@@ -153,7 +170,10 @@ impl Holder for Owner {
             self.requests.fetch_add(1, Ordering::SeqCst);
             self.asked.lock().unwrap().extend_from_slice(wants);
             self.gate.acquire().await.unwrap().forget();
-            let mood = *self.mood.lock().unwrap();
+            let mut mood = *self.mood.lock().unwrap();
+            if *self.silent_about_outlines.lock().unwrap() && matches!(wants[0], Want::Outline { .. }) {
+                mood = Mood::NeverAnswers;
+            }
             match mood {
                 Mood::Fails => return Err(HolderError::Unreachable("unplugged".into())),
                 Mood::Denies => return Err(HolderError::Denied),

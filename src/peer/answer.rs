@@ -110,6 +110,11 @@ impl Producer {
                 let read = |from: &dyn ServedWorkspace| from.slice(&blob, start..end).map(Bytes::from);
                 (Kind::Slice, self.content((blob, start..end), read))
             }
+            PieceRequest::Outline { outline, size, window } => {
+                let blob = Blob { digest: outline, size };
+                let encoded = self.workspace.outline(&blob, window);
+                (Kind::Outline, encoded.map(|bytes| Packed::new(bytes.into(), CONTENT_LEVEL)))
+            }
             PieceRequest::Pending { pending } => {
                 let length = pending.length;
                 let bytes = self.workspace.pending(&pending.path, pending.token, pending.offset, length);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
-    blob::{GROUP, WHOLE_MAX},
+    blob::{GROUP, WHOLE_MAX, outline_limit},
     tree::MAX_OBJECT,
     types::Digest,
 };
@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Slice,
     /// Bytes of a pending file.
     Pending,
+    /// The outline of a window.
+    Outline,
     /// A refusal, without payload: the owner doesn't have it.
     Unknown,
     /// A refusal, without payload: the file has changed since.
@@ -51,6 +53,7 @@ impl Kind {
             Self::Blob => 2,
             Self::Slice => 3,
             Self::Pending => 4,
+            Self::Outline => 5,
             Self::Unknown => 16,
             Self::Changed => 17,
             Self::Failed => 18,
@@ -64,6 +67,7 @@ impl Kind {
             2 => Self::Blob,
             3 => Self::Slice,
             4 => Self::Pending,
+            5 => Self::Outline,
             16 => Self::Unknown,
             17 => Self::Changed,
             18 => Self::Failed,
@@ -79,6 +83,7 @@ impl Kind {
             Self::Blob => WHOLE_MAX,
             Self::Slice => slice_limit(MAX_RANGE / GROUP),
             Self::Pending => MAX_RANGE,
+            Self::Outline => outline_limit(),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     wire::{ANSWER_BUDGET, PieceRequest, SUBTREE_BUDGET},
 };
 use crate::{
-    blob::{Blob, VerifiedBlob, VerifiedSlice},
+    blob::{Blob, Outline, VerifiedBlob, VerifiedSlice},
     tree::MAX_OBJECT,
     types::{Digest, NodeId},
 };
@@ -27,6 +27,8 @@ pub enum Piece {
     Blob(VerifiedBlob),
     /// Some groups of a blob.
     Slice(VerifiedSlice),
+    /// The outline of a window of a blob.
+    Outline(Outline),
     /// The bytes of a pending file: what the owner says now, without a digest to check them by.
     Pending(Bytes),
     /// The owner doesn't give this piece.
@@ -251,6 +253,8 @@ impl Check {
                 u64::from(header.length) <= slice_limit(end - start)
             }
             (Kind::Pending, PieceRequest::Pending { pending }) => header.length == pending.length,
+            // The kind has a limit of its own.
+            (Kind::Outline, PieceRequest::Outline { .. }) => true,
             (kind, _) => return Err(Fault::OtherKind(kind, header.index)),
         };
         if right_length { Ok(()) } else { Err(Fault::Length(header.length, header.index)) }
@@ -278,6 +282,10 @@ impl Check {
             (Kind::Slice, Some(&PieceRequest::Slice { slice, size, groups: [start, end] })) => {
                 let blob = Blob { digest: slice, size };
                 Piece::Slice(VerifiedSlice::verify(blob, start..end, &payload).map_err(corrupt)?)
+            }
+            (Kind::Outline, Some(&PieceRequest::Outline { outline, size, window })) => {
+                let blob = Blob { digest: outline, size };
+                Piece::Outline(Outline::verify(blob, window, &payload).map_err(corrupt)?)
             }
             (Kind::Pending, Some(PieceRequest::Pending { .. })) => Piece::Pending(payload),
             (kind, _) => return Err(Fault::OtherKind(kind, index)),

@@ -120,6 +120,9 @@ pub trait ServedWorkspace: Send + Sync {
     /// Some groups of a larger blob, in the encoding of [`crate::blob::encode_slice`].
     fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Vec<u8>, ServeError>;
 
+    /// The outline of a window of a larger blob, in the encoding of [`crate::blob::encode_outline`].
+    fn outline(&self, blob: &Blob, window: u64) -> Result<Vec<u8>, ServeError>;
+
     /// Whether a file still has the blob's content as far as its status tells: what was read of it before may then be
     /// sent again.
     fn check(&self, blob: &Blob) -> Result<(), ServeError>;

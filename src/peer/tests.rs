@@ -28,7 +28,7 @@ use super::{
     tls, *,
 };
 use crate::{
-    blob::{Blob, GROUP, Hashed, encode_slice, hash_bytes},
+    blob::{Blob, ChunkList, GROUP, Hashed, encode_outline, encode_slice, hash_bytes},
     profile::Profile,
     tree::{self, Attributes, Content, Entry, Owner, Totals, TreeSink, write_folder},
     types::{Digest, Name, NodeId, PathKey, Timestamp, WorkspaceId},
@@ -196,6 +196,12 @@ impl ServedWorkspace for Owned {
         self.0.reads.fetch_add(1, Ordering::SeqCst);
         let (bytes, hashed) = self.0.blobs.get(&blob.digest).ok_or(ServeError::Unknown)?;
         encode_slice(*blob, groups, &bytes[..], &hashed.outboard).map_err(|_| ServeError::Changed)
+    }
+
+    fn outline(&self, blob: &Blob, window: u64) -> Result<Vec<u8>, ServeError> {
+        let (bytes, hashed) = self.0.blobs.get(&blob.digest).ok_or(ServeError::Unknown)?;
+        let chunks = ChunkList::of_window(&bytes[..], 0..blob.size, window)?;
+        encode_outline(*blob, window, &chunks, &hashed.outboard).map_err(|_| ServeError::Changed)
     }
 
     fn check(&self, blob: &Blob) -> Result<(), ServeError> {
@@ -488,10 +494,12 @@ async fn pieces_of_every_kind_arrive() {
         PieceRequest::Blob { blob: small.digest, size: small.size },
         PieceRequest::Blob { blob: empty.digest, size: 0 },
         PieceRequest::Slice { slice: large.digest, size: large.size, groups: [10, 266] },
+        PieceRequest::Outline { outline: large.digest, size: large.size, window: 0 },
         pending(&path, u64::MAX, 1000, 4 << 20),
         PieceRequest::Tree { tree: nowhere, subtree: true },
         PieceRequest::Blob { blob: small.digest, size: small.size + 1 },
         PieceRequest::Slice { slice: nowhere, size: large.size, groups: [0, 1] },
+        PieceRequest::Outline { outline: nowhere, size: large.size, window: 0 },
         pending(&path, 1, 0, 10),
         pending(&[Name::new(&b"x"[..]).unwrap()], 1, 0, 10),
         // Beyond the end of the file: it isn't what was listed.
@@ -513,8 +521,17 @@ async fn pieces_of_every_kind_arrive() {
         }
         other => panic!("{other:?}"),
     }
+    let chunks = ChunkList::of_window(&large_bytes, 0..large.size, 0).unwrap();
+    match next() {
+        Piece::Outline(outline) => {
+            assert!(outline.is_of(&large, 0));
+            assert_eq!(outline.chunks(), chunks.chunks());
+        }
+        other => panic!("{other:?}"),
+    }
     assert!(matches!(next(), Piece::Pending(bytes) if bytes[..] == large_bytes[1000..1000 + (4 << 20)]));
     for expected in [
+        RefusedPiece::Unknown,
         RefusedPiece::Unknown,
         RefusedPiece::Unknown,
         RefusedPiece::Unknown,

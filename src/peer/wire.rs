@@ -8,7 +8,7 @@ use super::{
     identity::{Identity, NotSigned, Signature, verify},
 };
 use crate::{
-    blob::{Blob, GROUP, WHOLE_MAX},
+    blob::{Blob, GROUP, WHOLE_MAX, windows},
     types::{Digest, HostName, Name, NodeId, WorkspaceId, WorkspaceName},
 };
 
@@ -321,6 +321,15 @@ pub enum PieceRequest {
         /// The first group, and the one after the last.
         groups: [u64; 2],
     },
+    /// What is needed to make a window of a large blob out of another version of it (docs/FORMAT.md).
+    Outline {
+        /// The blob's digest.
+        outline: Digest,
+        /// The blob's length in bytes, more than [`WHOLE_MAX`].
+        size: u64,
+        /// Which window.
+        window: u64,
+    },
     /// A part of a file that isn't hashed yet.
     Pending {
         /// Which part of which file.
@@ -402,6 +411,16 @@ impl PieceRequest {
                     Err("the groups are not in the blob")
                 } else if end - start > MAX_RANGE / GROUP {
                     Err("the slice is too long")
+                } else {
+                    Ok(())
+                }
+            }
+            Self::Outline { outline, size, window } => {
+                let blob = Blob { digest: *outline, size: *size };
+                if blob.is_whole() || blob.size > i64::MAX as u64 {
+                    Err("this blob has no outline")
+                } else if *window >= windows(blob.size) {
+                    Err("the window is not in the blob")
                 } else {
                     Ok(())
                 }
@@ -529,6 +548,7 @@ mod tests {
                 PieceRequest::Tree { tree: digest, subtree: true },
                 PieceRequest::Blob { blob: digest, size: 1 },
                 PieceRequest::Slice { slice: digest, size: 1 << 30, groups: [3, 5] },
+                PieceRequest::Outline { outline: digest, size: 1 << 30, window: 7 },
                 PieceRequest::Pending {
                     pending: PendingRange {
                         path: vec![name(b"d"), name(b"caf\xe9")],
@@ -543,7 +563,7 @@ mod tests {
         let d = digest.to_string();
         assert_eq!(
             json,
-            r#"{"workspace":"11111111111111111111111111111111","pieces":[{"tree":"D","subtree":true},{"blob":"D","size":1},{"slice":"D","size":1073741824,"groups":[3,5]},{"pending":{"path":["64","636166e9"],"token":"18446744073709551615","offset":0,"length":4096}}]}"#
+            r#"{"workspace":"11111111111111111111111111111111","pieces":[{"tree":"D","subtree":true},{"blob":"D","size":1},{"slice":"D","size":1073741824,"groups":[3,5]},{"outline":"D","size":1073741824,"window":7},{"pending":{"path":["64","636166e9"],"token":"18446744073709551615","offset":0,"length":4096}}]}"#
                 .replace("\"D\"", &format!("\"{d}\""))
         );
         assert_eq!(serde_json::from_str::<BatchRequest>(&json).unwrap(), request);
@@ -564,8 +584,13 @@ mod tests {
             },
         };
         let slice = |size, start, end| PieceRequest::Slice { slice: digest, size, groups: [start, end] };
+        let outline = |size, window| PieceRequest::Outline { outline: digest, size, window };
         let groups = MAX_RANGE / GROUP;
         for bad in [
+            outline(WHOLE_MAX, 0),
+            outline(1 << 30, 128),
+            outline(u64::MAX, 0),
+            outline(1 << 30, u64::MAX),
             PieceRequest::Blob { blob: digest, size: WHOLE_MAX + 1 },
             slice(WHOLE_MAX, 0, 1),
             slice(1 << 30, 1, 1),
@@ -581,7 +606,7 @@ mod tests {
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }
-        for good in [slice(1 << 30, 7, 7 + groups), pending(1, 5, MAX_RANGE as u32)] {
+        for good in [outline(1 << 30, 127), slice(1 << 30, 7, 7 + groups), pending(1, 5, MAX_RANGE as u32)] {
             good.check().unwrap();
         }
         let piece = PieceRequest::Tree { tree: digest, subtree: false };

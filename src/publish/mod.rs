@@ -11,6 +11,7 @@ mod content;
 mod item;
 mod model;
 mod objects;
+mod outline;
 mod place;
 mod publisher;
 mod rules;

@@ -14,7 +14,10 @@ use super::{
     shares::Engine,
 };
 use crate::{
-    blob::{Blob, ReadAt, SliceError, SparseView, VerifiedBlob, encode_slice, hash_source},
+    blob::{
+        Blob, ReadAt, SliceError, SparseView, VerifiedBlob, encode_outline, encode_slice, hash_source,
+        windows,
+    },
     tree::Extent,
     types::{Digest, Name},
 };
@@ -148,11 +151,7 @@ impl LocalBlob {
             return Err(ServeError::Unknown);
         }
         let mut bytes = vec![0; self.blob.size as usize];
-        match self.content().read_exact_at(&mut bytes, 0) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(self.changed()),
-            Err(error) => return Err(error.into()),
-        }
+        self.content().read_exact_at(&mut bytes, 0).map_err(|error| self.unreadable(error))?;
         VerifiedBlob::verify(self.blob.digest, bytes.into()).map_err(|_| self.changed())
     }
 
@@ -161,29 +160,53 @@ impl LocalBlob {
         if groups.start >= groups.end || groups.end > self.blob.groups() || self.blob.is_whole() {
             return Err(ServeError::Unknown);
         }
-        let cache = &self.engine.cache;
-        let outboard: Box<dyn ReadAt> = match cache.outboard(&self.blob.digest, self.blob.size) {
-            Some(file) => Box::new(file),
-            None => Box::new(self.outboard()?),
-        };
-        encode_slice(self.blob, groups, &self.content(), &*outboard).map_err(|error| match error {
+        let outboard = self.outboard()?;
+        encode_slice(self.blob, groups, &self.content(), &*outboard).map_err(|error| self.refusal(error))
+    }
+
+    /// The outline of a window of a large blob, as [`encode_outline`] has it.
+    pub fn outline(&self, window: u64) -> Result<Vec<u8>, ServeError> {
+        if window >= windows(self.blob.size) || self.blob.is_whole() {
+            return Err(ServeError::Unknown);
+        }
+        let chunks = self.engine.chunks.of_window(self.blob, &self.content(), window);
+        let chunks = chunks.map_err(|error| self.unreadable(error))?;
+        let outboard = self.outboard()?;
+        encode_outline(self.blob, window, &chunks, &*outboard).map_err(|error| self.refusal(error))
+    }
+
+    fn refusal(&self, error: SliceError) -> ServeError {
+        match error {
             SliceError::Corrupt(_) => {
-                // Whichever of the two is at fault, hashing the file again puts it right.
-                cache.drop_outboard(&self.blob.digest);
+                // Whichever of content and outboard is at fault, hashing the file again puts it right.
+                self.engine.cache.drop_outboard(&self.blob.digest);
                 self.changed()
             }
             SliceError::Range(_) => ServeError::Unknown,
             SliceError::Read(_, error) => error.into(),
+        }
+    }
+
+    fn unreadable(&self, error: io::Error) -> ServeError {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.changed(),
+            _ => error.into(),
+        }
+    }
+
+    fn outboard(&self) -> Result<Box<dyn ReadAt>, ServeError> {
+        Ok(match self.engine.cache.outboard(&self.blob.digest, self.blob.size) {
+            Some(file) => Box::new(file),
+            None => Box::new(self.new_outboard()?),
         })
     }
 
     /// Makes the outboard anew.
-    fn outboard(&self) -> Result<Vec<u8>, ServeError> {
+    fn new_outboard(&self) -> Result<Vec<u8>, ServeError> {
         let hashed = match self.engine.large.install(|| hash_source(&self.content(), self.blob.size)) {
             Ok(hashed) if hashed.digest == self.blob.digest => hashed,
             Ok(_) => return Err(self.changed()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(self.changed()),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(self.unreadable(error)),
         };
         if let Err(error) = self.engine.cache.keep_outboard(&hashed) {
             tracing::warn!(%error, "can't keep the hashes of a large file");

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     cache::{Cache, CacheError},
+    outline::ChunkLists,
     publisher::{Message, Publisher},
     scan::is_kernels,
     share::{Access, Share},
@@ -127,6 +128,7 @@ pub struct ShareOptions {
 pub(super) struct Engine {
     pub(super) options: SharesOptions,
     pub(super) cache: Cache,
+    pub(super) chunks: ChunkLists,
     /// Looks through folders.
     pub(super) look: rayon::ThreadPool,
     /// Hashes small files.
@@ -174,6 +176,7 @@ impl Shares {
         let engine = Engine {
             options,
             cache,
+            chunks: ChunkLists::new(),
             look: pool("look")?,
             small: pool("hash")?,
             large: pool("hash-large")?,

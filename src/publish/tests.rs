@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
 use crate::{
-    blob::{Blob, GROUP, VerifiedSlice},
+    blob::{Blob, ChunkList, GROUP, Outline, VerifiedSlice},
     tree::{Content, Entry, Kind, Page, decode},
     types::{Digest, Name},
 };
@@ -532,6 +532,12 @@ fn slices_come_from_the_file_in_place() {
         assert!(matches!(local.slice(groups), Err(ServeError::Unknown)));
     }
     assert!(matches!(local.read_whole(), Err(ServeError::Unknown)));
+    for window in 0..2 {
+        let outline = Outline::verify(blob, window, &local.outline(window).unwrap()).unwrap();
+        let chunks = ChunkList::of_window(&bytes, 0..blob.size, window).unwrap();
+        assert_eq!(outline.chunks(), chunks.chunks());
+    }
+    assert!(matches!(local.outline(2), Err(ServeError::Unknown)));
     let hashed = hashes(&shares);
 
     // A damaged outboard is made anew, a missing one too.

@@ -14,6 +14,7 @@ mod wait;
 
 mod bed_itself;
 mod cache;
+mod changes;
 mod edit;
 mod failure;
 mod launch;

@@ -126,6 +126,10 @@ impl ServedWorkspace for Content {
         self.0.slice(blob, groups).ok_or(ServeError::Unknown)
     }
 
+    fn outline(&self, _: &Blob, _: u64) -> Result<Vec<u8>, ServeError> {
+        Err(ServeError::Unknown)
+    }
+
     fn check(&self, _: &Blob) -> Result<(), ServeError> {
         Ok(())
     }

@@ -39,7 +39,7 @@ impl Objects {
     }
 }
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
 }
 
@@ -51,7 +51,7 @@ pub(super) fn entry(text: &str, kind: Kind) -> Entry {
 
 /// Notes what it's told.
 #[derive(Default)]
-struct Notes {
+pub(super) struct Notes {
     found: Mutex<Vec<Digest>>,
     reached: Mutex<Vec<Progress>>,
 }

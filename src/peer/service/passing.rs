@@ -94,7 +94,8 @@ pub(super) async fn pass_on(
     Ok(streamed(receiver))
 }
 
-/// The frame that answers one piece. Of a subtree only its top is passed on, and never what has no digest.
+/// The frame that answers one piece. Of a subtree only its top is passed on, never what has no digest, and outlines are the
+/// owner's to make.
 fn encoded(held: &dyn Held, index: u32, piece: &PieceRequest) -> Bytes {
     let found = match piece {
         PieceRequest::Tree { tree, .. } => held.tree(tree).map(|object| {
@@ -108,7 +109,7 @@ fn encoded(held: &dyn Held, index: u32, piece: &PieceRequest) -> Bytes {
         PieceRequest::Slice { slice, size, groups: [start, end] } => held
             .slice(&Blob { digest: *slice, size: *size }, *start..*end)
             .map(|bytes| (Kind::Slice, bytes.into())),
-        PieceRequest::Pending { .. } => None,
+        PieceRequest::Outline { .. } | PieceRequest::Pending { .. } => None,
     };
     let mut output = Vec::new();
     match found {

@@ -88,6 +88,10 @@ async fn hostile_answers_are_errors() {
     let pending = PieceRequest::Pending {
         pending: PendingRange { path: vec![Name::new(&b"n"[..]).unwrap()], token: 1, offset: 0, length: 5 },
     };
+    let chunks = ChunkList::of_window(&content, 0..blob.size, 0).unwrap();
+    let mut flipped_outline = encode_outline(blob, 0, &chunks, &hashed.outboard).unwrap();
+    *flipped_outline.last_mut().unwrap() ^= 1;
+    let outline = PieceRequest::Outline { outline: blob.digest, size: blob.size, window: 0 };
     let raw = |kind, compressed, payload: &[u8], length| {
         let header = Header { kind, compressed, index: 0, payload: payload.len() as u32, length };
         [&header.encode()[..], payload].concat()
@@ -145,6 +149,10 @@ async fn hostile_answers_are_errors() {
             0,
         ),
         (vec![pending.clone()], framed(Kind::Pending, 0, b"four"), "another length", 0),
+        (vec![outline.clone()], framed(Kind::Outline, 0, &flipped_outline), "doesn't match its digest", 0),
+        (vec![outline.clone()], framed(Kind::Outline, 0, b""), "doesn't match its digest", 0),
+        (vec![outline.clone()], raw(Kind::Outline, true, &bomb, 64 << 10), "too long", 0),
+        (vec![outline.clone()], framed(Kind::Slice, 0, &slice), "of another kind", 0),
         (vec![tree(false)], framed(Kind::Trees, 0, &bundle(&[&object(stranger)])), "wasn't asked for", 0),
         (
             vec![tree(false)],
