@@ -110,9 +110,9 @@ def measure(bed, parts, sizes, note, quick):
         pair.detach()
 
 
-def settle(tree):
-    """Waits until nothing in a new tree counts as just written."""
-    changed = tree.stat().st_ctime
+def settle(newest):
+    """Waits until what was made last doesn't count as just written."""
+    changed = newest.stat().st_ctime
     wait_for(lambda: time.time() - changed > SETTLED, "old files", pause=0.1)
 
 
@@ -178,7 +178,7 @@ def sparse(pair, note):
         file.truncate(size)
         file.seek(size // 2)
         file.write(b"in the middle")
-    settle(root)
+    settle(root / "disk.img")
     pair.fresh_owner()
     note("1 TiB sparse: share, hashed", 1, seconds(lambda: pair.share(root, "--wait"))[0], "s")
     mounted = pair.attach()
@@ -198,7 +198,7 @@ def large(pair, size, note):
     path = pair.bed.tree / f"large{size >> 20}/random"
     if not path.exists():
         make_random(path, size)
-    settle(path.parent)
+    settle(path)
     read_all(path)
     pair.fresh_owner()
     took, _ = seconds(lambda: pair.share(path.parent, "--wait"))

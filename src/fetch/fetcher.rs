@@ -162,7 +162,7 @@ impl Fetcher {
             };
             // Asked for after the demand, so that it doesn't come before it.
             if blob.is_whole() {
-                lane.along(around.nearby());
+                lane.along(around.nearby().into_iter().map(Want::Blob));
             } else {
                 self.read_ahead(workspace, blob, offset, end);
                 if blob.size <= self.options.mapped {
@@ -277,6 +277,12 @@ impl Source for Fetcher {
         digest: &'a Digest,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>> {
         self.within(workspace, self.fetch_tree(workspace, digest)).boxed()
+    }
+
+    fn folders_ahead(&self, workspace: &WorkspaceId, folders: Vec<Digest>) {
+        if !folders.is_empty() {
+            self.lane(workspace).along(folders.into_iter().map(Want::Tree));
+        }
     }
 
     fn read<'a>(

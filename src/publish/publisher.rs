@@ -45,8 +45,9 @@ const BATCH_BYTES: u64 = 64 << 20;
 /// A file that changed while it was hashed is hashed again after this time, unless a look at its folder comes before.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// So many new contents are remembered in the hash cache at a time.
-const REMEMBERED: usize = 4096;
+/// So many new contents are remembered in the hash cache at a time: each time waits for the disk, and no file is hashed
+/// meanwhile.
+const REMEMBERED: usize = 16_384;
 
 /// Without watches for all folders, a workspace is looked through this often, or a tenth of the time if a look is long.
 const UNWATCHED_RESCAN: Duration = Duration::from_secs(10);
