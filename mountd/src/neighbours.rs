@@ -560,4 +560,4 @@ pub(crate) fn places(workspaces: &[WorkspaceInfo]) -> BTreeMap<WorkspaceName, &W
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture, future::join_all};
 use tokio::sync::Semaphore;
 
+mod ahead;
 mod bulk;
 
 use super::{holder::Sink, *};

@@ -20,6 +20,7 @@ mod launch;
 mod laziness;
 mod network;
 mod plain_user;
+mod scale;
 mod security;
 mod semantics;
 mod swarm;
