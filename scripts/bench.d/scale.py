@@ -10,6 +10,20 @@ from subjects import Twinshare
 
 PARTS = ["trees", "wide", "sparse", "hash"]
 
+# What was asked for: (curve, files) -> (limit, unit, whether more is better).
+ASKED = {
+    ("share: files a second and core", 100_000): (15_000, "1/s", True),
+    ("share again: snapshot", 100_000): (1.5, "s", False),
+    ("guest: first ls", 1_000_000): (0.5, "s", False),
+    ("guest: find, cold", 1_000_000): (12, "s", False),
+    ("guest's memory: find", 1_000_000): (400, "MiB", False),
+    ("owner's memory: sharing", 1_000_000): (400, "MiB", False),
+    ("owner's memory: restarted, serving", 1_000_000): (400, "MiB", False),
+}
+
+# A large file is to be hashed at this part of b3sum's rate.
+OF_B3SUM = 0.75
+
 # Files that were written to less than two seconds ago are hashed twice.
 SETTLED = 2.5
 
@@ -210,14 +224,46 @@ def large(pair, size, note):
     pair.detach()
 
 
-def table(values):
-    """What was measured: a row for each curve, a column for each number of files."""
+def rows(values):
+    """A row for each curve: its name, a cell for each number of files, and what was asked for."""
     sizes = sorted({files for _, files, _, _ in values})
-    lines = [f"{'':<38}" + "".join(f"{size:>22,}" for size in sizes)]
+    found = {(curve, files): (value, unit) for curve, files, value, unit in values}
+    yield "", [f"{size:,}" for size in sizes], "to reach"
     for curve in dict.fromkeys(curve for curve, *_ in values):
-        found = {files: (value, unit) for of, files, value, unit in values if of == curve}
-        lines.append(f"{curve:<38}" + "".join(f"{cell(files, found.get(files)):>22}" for files in sizes))
-    return lines
+        judged = [verdict(found, key) for key in found if key[0] == curve]
+        yield curve, [cell(size, found.get((curve, size))) for size in sizes], "; ".join(filter(None, judged))
+
+
+def verdict(found, key):
+    """What was asked for of a value, and whether it is so."""
+    value, _ = found[key]
+    b3sum = found.get(("large file: b3sum", 1))
+    if key in ASKED:
+        limit, unit, more = ASKED[key]
+    elif key[0] == "large file: share, hashed" and b3sum:
+        limit, unit, more = OF_B3SUM * b3sum[0], "MB/s", True
+    else:
+        return ""
+    met = value >= limit if more else value <= limit
+    limit = f"{limit:,.0f}" if limit >= 10 else f"{limit}"
+    return f"{'>=' if more else '<='} {limit} {unit}: {'yes' if met else '**no**'}"
+
+
+def table(values):
+    """What was measured, for a terminal."""
+    return [f"{curve:<36}" + "".join(f"{text:>22}" for text in cells) + f"  {asked}" for curve, cells, asked in rows(values)]
+
+
+def markdown(values):
+    """What was measured, for the page."""
+    lines = ["| " + " | ".join([curve, *cells, asked]) + " |" for curve, cells, asked in rows(values)]
+    return [lines[0], "|---" * (lines[0].count("|") - 1) + "|", *lines[1:]]
+
+
+def read(path):
+    """The values that a run has printed."""
+    values = [json.loads(line) for line in path.read_text().splitlines()]
+    return [(one["curve"], one["files"], one["value"], one["unit"]) for one in values]
 
 
 def cell(files, found):

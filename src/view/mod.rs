@@ -420,6 +420,10 @@ impl View {
     /// The extended attribute `name` of `ino`.
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let node = self.node(ino)?;
+        // `ls -l` asks for other attributes of every file.
+        if !name.starts_with(b"user.twinshare.") {
+            return Err(ViewError::NoAttribute);
+        }
         let found = self.xattrs(&node).into_iter().find(|(known, _)| known.as_bytes() == name);
         found.map(|(_, value)| value.into_bytes()).ok_or(ViewError::NoAttribute)
     }
