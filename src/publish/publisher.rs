@@ -207,6 +207,7 @@ impl Publisher {
         loop {
             self.hash_more();
             self.publish_when_due();
+            self.remember_when_due();
             let wait = self.next_due().saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(wait) {
                 Ok(Message::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => break,
@@ -580,9 +581,6 @@ impl Publisher {
         for folder in stale {
             self.mark(folder);
         }
-        if self.unremembered.len() >= REMEMBERED || self.share.model().sums().open_files == 0 {
-            self.remember();
-        }
     }
 
     /// Looks at the files whose time has come.
@@ -610,6 +608,13 @@ impl Publisher {
         path.push(name.clone());
         let job = Job { folder, name, path, token, before: Some(before) };
         if size >= LARGE { self.large.push_back(job) } else { self.small.push_back(job) }
+    }
+
+    /// After a head is published, since this waits for the disk.
+    fn remember_when_due(&mut self) {
+        if self.unremembered.len() >= REMEMBERED || self.share.model().sums().open_files == 0 {
+            self.remember();
+        }
     }
 
     /// Puts new contents into the hash cache.
