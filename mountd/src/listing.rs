@@ -9,12 +9,12 @@ use std::{
 use twinshare::{
     peer::WorkspaceInfo,
     tree::Totals,
-    types::{NodeId, Timestamp, WorkspaceId},
+    types::{HostName, NodeId, Timestamp, WorkspaceId},
     view::{HostListing, HostState, Listing, Mounted, Place},
 };
 
 use crate::{
-    neighbours::{mounted_id, places},
+    neighbours::{Neighbours, mounted_id, places},
     node::Node,
 };
 
@@ -77,11 +77,17 @@ fn listing(node: &Node) -> (Listing, Versions) {
     if !own.places.is_empty() {
         hosts.insert(node.host.clone(), own);
     }
-    for (id, neighbour) in node.neighbours.list() {
+    add_others(&node.neighbours, &mut hosts, &mut versions);
+    (Listing { hosts }, versions)
+}
+
+/// Adds what the neighbours show.
+fn add_others(neighbours: &Neighbours, hosts: &mut BTreeMap<HostName, HostListing>, versions: &mut Versions) {
+    for (id, neighbour) in neighbours.list() {
         let online = neighbour.client.is_some();
         let mut shown = BTreeMap::new();
         for (name, announced) in places(&neighbour.workspaces) {
-            let Some(info) = neighbour.shown(announced, |root| node.neighbours.is_held(root)) else {
+            let Some(info) = neighbour.shown(announced, |root| neighbours.is_held(root)) else {
                 continue;
             };
             let head = &info.head.head;
@@ -113,5 +119,48 @@ fn listing(node: &Node) -> (Listing, Versions) {
             }
         }
     }
-    (Listing { hosts }, versions)
+}
+
+#[cfg(test)]
+mod tests {
+    use twinshare::{
+        fetch::{FetchOptions, Fetcher},
+        store::MemoryStore,
+        view::{Attr, Cookie, Ino, View, ViewOptions},
+    };
+
+    use super::*;
+    use crate::neighbours::tests::with_many;
+
+    #[tokio::test]
+    async fn two_hundred_hosts_with_ten_workspaces_each_are_all_shown() {
+        let state = tempfile::tempdir().unwrap();
+        let neighbours = with_many(state.path(), 200, 10);
+        let (mut hosts, mut versions) = (BTreeMap::new(), Versions::new());
+        add_others(&neighbours, &mut hosts, &mut versions);
+        assert_eq!((hosts.len(), versions.len()), (200, 2000));
+
+        let deadline = Duration::from_secs(10);
+        let options = FetchOptions { deadline, mapped: 0 };
+        let (fetcher, _) = Fetcher::new(Arc::new(MemoryStore::new()), neighbours, options);
+        let (view, _told) =
+            View::new(ViewOptions { mount: "/m".into(), uid: 0, gid: 0, deadline }, Arc::new(fetcher));
+        assert!(view.update(Listing { hosts }).await.is_empty());
+        let mut hosts = Vec::new();
+        let add = |_: Cookie, name: &[u8], attr: Attr| {
+            hosts.extend((!name.starts_with(b".")).then_some(attr.ino));
+            false
+        };
+        view.readdir(Ino::ROOT, Cookie::START, true, add).await.unwrap();
+        assert_eq!(hosts.len(), 200);
+        for host in hosts {
+            let mut names = 0;
+            let count = |_: Cookie, _: &[u8], _: Attr| {
+                names += 1;
+                false
+            };
+            view.readdir(host, Cookie::START, true, count).await.unwrap();
+            assert_eq!(names, 12, "ten workspaces and the two dots");
+        }
+    }
 }

@@ -566,4 +566,4 @@ pub(crate) fn places(workspaces: &[WorkspaceInfo]) -> BTreeMap<WorkspaceName, &W
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

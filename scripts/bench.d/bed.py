@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -38,6 +39,20 @@ def wait_for(condition, what, patience=PATIENCE, pause=0.002):
         if time.monotonic() > end:
             raise Failure(f"{what}: not within {patience} s")
         time.sleep(pause)
+
+
+def say(text):
+    """Tells how far it is. Standard output may be for results."""
+    print(f"== {text}", file=sys.stderr, flush=True)
+
+
+def binaries():
+    """Where the programs are; builds them unless told where."""
+    if given := os.environ.get("TWINSHARE_BIN"):
+        return pathlib.Path(given).resolve()
+    say("building")
+    subprocess.run(["cargo", "build", "--quiet", "--release", "--workspace", "--bins"], cwd=PROJECT, check=True)
+    return pathlib.Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target")).resolve() / "release"
 
 
 def exists(path):

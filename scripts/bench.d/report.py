@@ -5,6 +5,7 @@ import json
 import statistics
 
 import chart
+import scale
 from bed import PROJECT
 from peers import PEERS
 from subjects import HttpGet, OwnDisk, Twinshare, TwinshareAgain
@@ -12,6 +13,7 @@ from targets import AGAIN, FAST, OURS, SLOW, TARGETS
 
 PAGE = PROJECT / "docs/PERFORMANCE.md"
 CHART = PROJECT / "docs/performance.svg"
+RESULTS = PROJECT / "target/bench/results"
 BY_HAND = "<!-- From here on by hand: scripts/bench keeps it. -->"
 
 # The order of the columns; what isn't in the results has none.
@@ -184,6 +186,13 @@ def generated(results):
         if link == FAST:
             lines += [f"![How long each work takes with each tool]({CHART.name})", ""]
         lines += table(results, link)
+    if curves := sorted(RESULTS.glob("*.scale")):
+        lines += [
+            "", "## Scale", "",
+            "What a workspace costs as it grows, by the number of its files, 100 in a folder, of 20 bytes each; in parentheses what that comes to for one file. "
+            "Times are for warm page caches on both sides and a fresh guest; memory is the daemon's peak.", "",
+            *scale.markdown(scale.read(curves[-1])),
+        ]
     lines += [
         "",
         "## How it was measured",

@@ -12,6 +12,9 @@ use crate::types::Digest;
 /// Bytes that one task reads and hashes at a time: large enough for BLAKE3's widest SIMD, small enough to stay in cache.
 const STEP: u64 = 1 << 20;
 
+/// The hashes above so many groups are made by one thread.
+const ALONE: usize = 256;
+
 /// A digest together with the hashes below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hashed {
@@ -77,8 +80,11 @@ fn children(leaves: &[ChainingValue], outboard: &mut [u8]) -> (ChainingValue, Ch
     let split = leaves.len().next_power_of_two() / 2;
     let (first, rest) = outboard.split_at_mut(64);
     let (left_part, right_part) = rest.split_at_mut((split - 1) * 64);
-    let left = subtree(&leaves[..split], left_part);
-    let right = subtree(&leaves[split..], right_part);
+    let (left, right) = if leaves.len() > ALONE {
+        rayon::join(|| subtree(&leaves[..split], left_part), || subtree(&leaves[split..], right_part))
+    } else {
+        (subtree(&leaves[..split], left_part), subtree(&leaves[split..], right_part))
+    };
     first[..32].copy_from_slice(&left);
     first[32..].copy_from_slice(&right);
     (left, right)

@@ -205,7 +205,7 @@ impl Fetcher {
     /// Fetches what a program will probably read soon that had to wait for some groups of a file.
     fn bring_along(&self, lane: &Arc<Lane>, blob: &Blob, touched: Range<u64>, around: &dyn Surroundings) {
         if blob.is_whole() {
-            lane.along(around.nearby());
+            lane.along(around.nearby().into_iter().map(Want::Blob));
         } else if blob.size <= self.options.mapped {
             let first = touched.start / WINDOW * WINDOW;
             let last = touched.end.next_multiple_of(WINDOW).min(blob.groups());
@@ -350,6 +350,12 @@ impl Source for Fetcher {
         digest: &'a Digest,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>> {
         self.within(workspace, self.fetch_tree(workspace, digest)).boxed()
+    }
+
+    fn folders_ahead(&self, workspace: &WorkspaceId, folders: Vec<Digest>) {
+        if !folders.is_empty() {
+            self.lane(workspace).along(folders.into_iter().map(Want::Tree));
+        }
     }
 
     fn read<'a>(

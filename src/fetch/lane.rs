@@ -164,15 +164,20 @@ impl Lane {
         ticket
     }
 
-    /// Queues those of some small blobs that aren't held, behind all that somebody waits for and as far as the budget goes.
-    pub(super) fn along(self: &Arc<Self>, blobs: Vec<Blob>) {
+    /// Queues those of some tree objects and small blobs that aren't held, behind all that somebody waits for and as far as
+    /// the budget goes.
+    pub(super) fn along(self: &Arc<Self>, wants: impl Iterator<Item = Want>) {
         if self.late.load(Ordering::Relaxed) {
             return;
         }
-        let lacking = |blob: &Blob| self.store.held(blob).is_ok_and(|held| held.is_empty());
-        let lacking: Vec<Blob> = blobs.into_iter().filter(lacking).collect();
+        let lacking = |want: &Want| match want {
+            Want::Blob(blob) => self.store.held(blob).is_ok_and(|held| held.is_empty()),
+            // Looked for when its turn comes, since that takes a read.
+            _ => true,
+        };
+        let lacking: Vec<Want> = wants.filter(lacking).collect();
         let mut state = self.state();
-        for want in lacking.into_iter().map(Want::Blob) {
+        for want in lacking {
             if state.open.whole.contains_key(&want) {
                 continue;
             }

@@ -78,6 +78,9 @@ pub trait Source: Send + Sync {
         digest: &'a Digest,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>>;
 
+    /// Folders of `workspace` that will probably be wanted soon, by their digests, the first ones first.
+    fn folders_ahead(&self, workspace: &WorkspaceId, folders: Vec<Digest>);
+
     /// Exactly `length` bytes of `content` from `offset`; the range lies within the content.
     fn read<'a>(
         &'a self,

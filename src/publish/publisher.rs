@@ -45,8 +45,9 @@ const BATCH_BYTES: u64 = 64 << 20;
 /// A file that changed while it was hashed is hashed again after this time, unless a look at its folder comes before.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// So many new contents are remembered in the hash cache at a time.
-const REMEMBERED: usize = 4096;
+/// So many new contents are remembered in the hash cache at a time: each time waits for the disk, and no file is hashed
+/// meanwhile.
+const REMEMBERED: usize = 16_384;
 
 /// Without watches for all folders, a workspace is looked through this often, or a tenth of the time if a look is long.
 const UNWATCHED_RESCAN: Duration = Duration::from_secs(10);
@@ -206,6 +207,7 @@ impl Publisher {
         loop {
             self.hash_more();
             self.publish_when_due();
+            self.remember_when_due();
             let wait = self.next_due().saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(wait) {
                 Ok(Message::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => break,
@@ -579,9 +581,6 @@ impl Publisher {
         for folder in stale {
             self.mark(folder);
         }
-        if self.unremembered.len() >= REMEMBERED || self.share.model().sums().open_files == 0 {
-            self.remember();
-        }
     }
 
     /// Looks at the files whose time has come.
@@ -609,6 +608,13 @@ impl Publisher {
         path.push(name.clone());
         let job = Job { folder, name, path, token, before: Some(before) };
         if size >= LARGE { self.large.push_back(job) } else { self.small.push_back(job) }
+    }
+
+    /// After a head is published, since this waits for the disk.
+    fn remember_when_due(&mut self) {
+        if self.unremembered.len() >= REMEMBERED || self.share.model().sums().open_files == 0 {
+            self.remember();
+        }
     }
 
     /// Puts new contents into the hash cache.

@@ -62,7 +62,7 @@ impl View {
         };
         match &node.kind {
             NodeKind::Root | NodeKind::Host(_) | NodeKind::Outside | NodeKind::OutsideHost(_) => plain,
-            NodeKind::Local(path) => {
+            NodeKind::Local(_, path) => {
                 Attr { kind: FileKind::Link, mode: 0o777, size: path.as_os_str().len() as u64, ..plain }
             }
             NodeKind::Remote(Remote { entry, .. }) => {

@@ -1,14 +1,23 @@
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use lru::LruCache;
 
-use crate::{tree::Entry, types::Digest};
+use crate::{
+    tree::{Entry, Kind},
+    types::Digest,
+};
 
-/// How many entries of decoded folders are kept in memory, some 200 bytes each.
+/// How many entries of decoded folders are kept in memory, some 200 bytes each unless the kernel knows them too.
 const CACHED_ENTRIES: usize = 200_000;
+
+/// So many subfolders are asked for ahead at most.
+const AHEAD: usize = 512;
 
 /// Where in a folder a listing goes on: names are listed in the order of their hashes, so that a position stays right
 /// while entries come and go.
@@ -32,10 +41,12 @@ impl Cookie {
 /// A decoded folder.
 #[derive(Debug)]
 pub(super) struct Folder {
-    /// Sorted by name.
-    entries: Vec<Entry>,
+    /// Sorted by name. The nodes of what the kernel knows share them.
+    entries: Vec<Arc<Entry>>,
     /// Positions in `entries`, sorted by cookie.
     order: Vec<(Cookie, u32)>,
+    /// How many of its subfolders weren't here when they were looked into.
+    lacked: AtomicU32,
 }
 
 impl Folder {
@@ -50,20 +61,21 @@ impl Folder {
             .map(|(entry, position)| (Cookie::of(entry.name.as_bytes()), position))
             .collect();
         order.sort_unstable();
-        Some(Self { entries, order })
+        let entries = entries.into_iter().map(Arc::new).collect();
+        Some(Self { entries, order, lacked: AtomicU32::new(0) })
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub(super) fn entries(&self) -> &[Arc<Entry>] {
         &self.entries
     }
 
-    pub(super) fn find(&self, name: &[u8]) -> Option<&Entry> {
+    pub(super) fn find(&self, name: &[u8]) -> Option<&Arc<Entry>> {
         let position = self.entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)).ok()?;
         self.entries.get(position)
     }
 
     /// The other entries, first those behind `name`, then from the start.
-    pub(super) fn near(&self, name: &[u8]) -> impl Iterator<Item = &Entry> {
+    pub(super) fn near(&self, name: &[u8]) -> impl Iterator<Item = &Arc<Entry>> {
         let position = self.entries.partition_point(|entry| entry.name.as_bytes() < name);
         let (before, from) = self.entries.split_at(position);
         let behind = from.iter().skip_while(move |entry| entry.name.as_bytes() == name);
@@ -71,9 +83,21 @@ impl Folder {
     }
 
     /// The entries behind `cookie`, each with its own.
-    pub(super) fn after(&self, cookie: Cookie) -> impl Iterator<Item = (Cookie, &Entry)> {
+    pub(super) fn after(&self, cookie: Cookie) -> impl Iterator<Item = (Cookie, &Arc<Entry>)> {
         let start = self.order.partition_point(|(position, _)| *position <= cookie);
         self.order[start..].iter().map(|(cookie, position)| (*cookie, &self.entries[*position as usize]))
+    }
+
+    /// Notes that the subfolder `name` isn't here, and gives those that will probably be looked into next: the ones that
+    /// are listed behind it. None for the first, then more each time: whoever looks into many walks through all.
+    pub(super) fn lacks(&self, name: &[u8]) -> Vec<Digest> {
+        let before = self.lacked.fetch_add(1, Ordering::Relaxed);
+        let count = if before == 0 { 0 } else { AHEAD.min(1 << (3 * before.min(3))) };
+        let folders = self.after(Cookie::of(name)).filter_map(|(_, entry)| match entry.kind {
+            Kind::Folder { tree, .. } => Some(tree),
+            _ => None,
+        });
+        folders.take(count).collect()
     }
 }
 

@@ -24,8 +24,11 @@ pub use refresh::{Invalidation, LANES, NotTaken, Notice};
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     path::PathBuf,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    task::Poll,
     time::Duration,
 };
 
@@ -200,11 +203,10 @@ impl View {
         loop {
             let (folder, generation) = self.node_now(parent)?;
             let kind = self.child(&folder, name).await?;
-            let name = Name::new(name).map_err(|_| ViewError::NotFound)?;
             let mut table = self.table();
             // If the folder changed while its content was loaded, what was found may be old.
             if table.is_current(parent, &folder, generation) {
-                let (ino, node) = table.enter(parent, name, kind);
+                let (ino, node) = table.enter(parent, kind);
                 drop(table);
                 return Ok(self.attr(ino, &node));
             }
@@ -214,15 +216,14 @@ impl View {
     async fn child(&self, parent: &Node, name: &[u8]) -> Result<NodeKind> {
         match &parent.kind {
             NodeKind::Remote(remote) => {
-                let folder = self.remote_folder(remote).await?;
+                let folder = self.remote_folder(parent, remote).await?;
                 let entry = folder.find(name).ok_or(ViewError::NotFound)?;
                 Ok(NodeKind::Remote(remote.child(entry)))
             }
             kind => self
                 .virtual_children(kind)?
                 .into_iter()
-                .find(|(child, _)| child.as_bytes() == name)
-                .map(|(_, kind)| kind)
+                .find(|child| child.name() == name)
                 .ok_or(ViewError::NotFound),
         }
     }
@@ -268,10 +269,10 @@ impl View {
             let parent = Listed { ino, node: &node, generation, look_up };
             let end = match &node.kind {
                 NodeKind::Remote(remote) => {
-                    let folder = self.remote_folder(remote).await?;
-                    let children = folder.after(cookie).map(|(next, entry)| {
-                        (next, entry.name.clone(), NodeKind::Remote(remote.child(entry)))
-                    });
+                    let folder = self.remote_folder(&node, remote).await?;
+                    let children = folder
+                        .after(cookie)
+                        .map(|(next, entry)| (next, NodeKind::Remote(remote.child(entry))));
                     self.list(&parent, children, &mut cookie, &mut add)
                 }
                 kind => {
@@ -279,11 +280,11 @@ impl View {
                         .virtual_children(kind)?
                         .into_iter()
                         // The mount's own folder is found by name but not listed.
-                        .filter(|(name, _)| name.as_bytes() != OUTSIDE.as_bytes())
-                        .map(|(name, kind)| (Cookie::of(name.as_bytes()), name, kind))
-                        .filter(|(next, ..)| *next > cookie)
+                        .filter(|child| !matches!(child, NodeKind::Outside))
+                        .map(|child| (Cookie::of(child.name()), child))
+                        .filter(|(next, _)| *next > cookie)
                         .collect();
-                    children.sort_by_key(|(next, ..)| *next);
+                    children.sort_by_key(|(next, _)| *next);
                     self.list(&parent, children.into_iter(), &mut cookie, &mut add)
                 }
             };
@@ -298,23 +299,20 @@ impl View {
     fn list(
         &self,
         parent: &Listed<'_>,
-        children: impl Iterator<Item = (Cookie, Name, NodeKind)>,
+        children: impl Iterator<Item = (Cookie, NodeKind)>,
         cookie: &mut Cookie,
         add: &mut impl FnMut(Cookie, &[u8], Attr) -> bool,
     ) -> bool {
-        for (next, name, kind) in children {
+        for (next, kind) in children {
             let mut table = self.table();
             if !table.is_current(parent.ino, parent.node, parent.generation) {
                 return false;
             }
             // Counted before it's handed out, so that a refresh from now on knows that the kernel may know it.
-            let (ino, node) = if parent.look_up {
-                table.enter(parent.ino, name, kind)
-            } else {
-                table.preview(parent.ino, name, kind)
-            };
+            let (ino, node) =
+                if parent.look_up { table.enter(parent.ino, kind) } else { table.preview(parent.ino, kind) };
             drop(table);
-            if add(next, node.name.as_bytes(), self.attr(ino, &node)) {
+            if add(next, node.kind.name(), self.attr(ino, &node)) {
                 if parent.look_up {
                     self.forget(ino, 1);
                 }
@@ -359,14 +357,23 @@ impl View {
         }
     }
 
+    /// The folder that a node stands in, if it's in memory.
+    fn folder_around(&self, node: &Node) -> Option<Arc<Folder>> {
+        let parent = self.table().get(node.parent)?;
+        match &parent.kind {
+            NodeKind::Remote(Remote { entry, .. }) => match &entry.kind {
+                Kind::Folder { tree, .. } => self.folders.get(tree),
+                Kind::File { .. } | Kind::Link(_) => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Small files of the same folder, which are cheaper to fetch along than one by one: who reads one of them mostly reads
     /// others, as an interpreter that imports a package.
     fn siblings(&self, node: &Node) -> Vec<Blob> {
-        let Some(parent) = self.table().get(node.parent) else { return Vec::new() };
-        let NodeKind::Remote(Remote { entry, .. }) = &parent.kind else { return Vec::new() };
-        let Kind::Folder { tree, .. } = &entry.kind else { return Vec::new() };
-        let Some(folder) = self.folders.get(tree) else { return Vec::new() };
-        let small = folder.near(node.name.as_bytes()).filter_map(|entry| match entry.kind {
+        let Some(folder) = self.folder_around(node) else { return Vec::new() };
+        let small = folder.near(node.kind.name()).filter_map(|entry| match entry.kind {
             Kind::File { size, content: Content::Blob(digest) } if (1..=SIBLING).contains(&size) => {
                 Some(Blob { digest, size })
             }
@@ -421,6 +428,10 @@ impl View {
     /// The extended attribute `name` of `ino`.
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let node = self.node(ino)?;
+        // `ls -l` asks for other attributes of every file.
+        if !name.starts_with(b"user.twinshare.") {
+            return Err(ViewError::NoAttribute);
+        }
         let found = self.xattrs(&node).into_iter().find(|(known, _)| known.as_bytes() == name);
         found.map(|(_, value)| value.into_bytes()).ok_or(ViewError::NoAttribute)
     }
@@ -456,52 +467,53 @@ impl View {
     }
 
     /// What stands in a folder that is not a workspace's.
-    fn virtual_children(&self, kind: &NodeKind) -> Result<Vec<(Name, NodeKind)>> {
+    fn virtual_children(&self, kind: &NodeKind) -> Result<Vec<NodeKind>> {
         let listing = self.listing();
-        let name = |text: &str| Name::new(text.as_bytes()).ok();
         let children = match kind {
             NodeKind::Root => {
-                let hosts = listing.hosts.keys().map(|host| (host.as_str(), NodeKind::Host(host.clone())));
-                let outside = [(OUTSIDE, NodeKind::Outside)];
-                hosts.chain(outside).filter_map(|(text, kind)| Some((name(text)?, kind))).collect()
+                listing.hosts.keys().cloned().map(NodeKind::Host).chain([NodeKind::Outside]).collect()
             }
-            NodeKind::Outside => listing
-                .hosts
-                .keys()
-                .filter_map(|host| Some((name(host.as_str())?, NodeKind::OutsideHost(host.clone()))))
-                .collect(),
+            NodeKind::Outside => listing.hosts.keys().cloned().map(NodeKind::OutsideHost).collect(),
             NodeKind::OutsideHost(_) => Vec::new(),
             NodeKind::Host(host) => {
                 let Some(host) = listing.hosts.get(host) else { return Ok(Vec::new()) };
-                host.places
-                    .iter()
-                    .filter_map(|(workspace, place)| Some((name(workspace.as_str())?, NodeKind::of(place)?)))
-                    .collect()
+                host.places.iter().filter_map(|(workspace, place)| NodeKind::of(workspace, place)).collect()
             }
-            NodeKind::Local(_) | NodeKind::Remote(_) => return Err(ViewError::NotFolder),
+            NodeKind::Local(..) | NodeKind::Remote(_) => return Err(ViewError::NotFolder),
         };
         Ok(children)
     }
 
-    async fn remote_folder(&self, remote: &Remote) -> Result<Arc<Folder>> {
+    async fn remote_folder(&self, node: &Node, remote: &Remote) -> Result<Arc<Folder>> {
         let Kind::Folder { tree, .. } = &remote.entry.kind else { return Err(ViewError::NotFolder) };
         if !remote.workspace.is_allowed() {
             self.source.knock(&remote.workspace.id);
             return Err(SourceError::Denied.into());
         }
-        Ok(self.folder(&remote.workspace.id, tree).await?)
+        Ok(self.folder(&remote.workspace.id, tree, Some(node)).await?)
     }
 
-    /// A decoded folder, from memory, the store, or a peer.
+    /// A decoded folder, from memory, the store, or a peer. If it's the one of `node`, its neighbours may come along.
     async fn folder(
         &self,
         workspace: &WorkspaceId,
         digest: &Digest,
+        node: Option<&Node>,
     ) -> std::result::Result<Arc<Folder>, SourceError> {
         if let Some(folder) = self.folders.get(digest) {
             return Ok(folder);
         }
-        let loaded = tokio::time::timeout(self.options.deadline, self.load(workspace, digest)).await;
+        let mut loading = pin!(tokio::time::timeout(self.options.deadline, self.load(workspace, digest)));
+        let loaded = match poll_fn(|context| Poll::Ready(loading.as_mut().poll(context))).await {
+            Poll::Ready(loaded) => loaded,
+            Poll::Pending => {
+                // Asked for after the folder itself, so that they don't come before it.
+                if let Some((node, around)) = node.and_then(|node| Some((node, self.folder_around(node)?))) {
+                    self.source.folders_ahead(workspace, around.lacks(node.kind.name()));
+                }
+                loading.await
+            }
+        };
         let folder = Arc::new(loaded.unwrap_or(Err(SourceError::TimedOut))?);
         self.folders.put(*digest, folder.clone());
         Ok(folder)
@@ -548,11 +560,12 @@ impl View {
     fn path(&self, node: &Node) -> Option<Vec<Name>> {
         let table = self.table();
         let mut names = Vec::new();
-        let mut at = (node.parent, node.name.clone(), node.depth()?);
+        let name = |node: &Node| Name::new(node.kind.name()).ok();
+        let mut at = (node.parent, name(node)?, node.depth()?);
         while at.2 > 0 {
             names.push(at.1);
             let parent = table.get(at.0)?;
-            at = (parent.parent, parent.name.clone(), parent.depth()?);
+            at = (parent.parent, name(&parent)?, parent.depth()?);
         }
         names.reverse();
         Some(names)
@@ -560,7 +573,9 @@ impl View {
 
     fn shown_target(&self, node: &Node) -> Option<Vec<u8>> {
         match &node.kind {
-            NodeKind::Local(path) => Some(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec()),
+            NodeKind::Local(_, path) => {
+                Some(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec())
+            }
             NodeKind::Remote(Remote { workspace, entry, .. }) => {
                 let Kind::Link(target) = &entry.kind else { return None };
                 let path = self.path(node).unwrap_or_default();

@@ -1,9 +1,12 @@
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use super::listing::{Mounted, Place};
+use super::{
+    OUTSIDE,
+    listing::{Mounted, Place},
+};
 use crate::{
     tree::{Attributes, Entry, Kind, Owner},
-    types::{HostName, Name},
+    types::{HostName, Name, WorkspaceName},
 };
 
 /// The number of a node: the same for the same path and version after forgetting, remounting and restarting.
@@ -47,7 +50,7 @@ pub(super) enum NodeKind {
     Outside,
     OutsideHost(HostName),
     /// A folder of this machine: a link to it.
-    Local(PathBuf),
+    Local(WorkspaceName, PathBuf),
     Remote(Remote),
 }
 
@@ -62,8 +65,8 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// The root of a workspace.
-    pub(super) fn root(mounted: &Mounted) -> Option<Self> {
+    /// The root of a workspace that is shown under `name`.
+    pub(super) fn root(name: &WorkspaceName, mounted: &Mounted) -> Option<Self> {
         let attributes = Attributes {
             mode: mounted.mode & 0o1777,
             owner: Owner::Sharer,
@@ -74,13 +77,13 @@ impl Remote {
         // A workspace that may not be read has an empty root; reading it says why.
         let tree = mounted.root.unwrap_or_else(|| crate::types::Digest::from_bytes([0; 32]));
         let kind = Kind::Folder { tree, totals: mounted.totals };
-        let entry = Entry { name: Name::new(&b"root"[..]).ok()?, attributes, kind };
+        let entry = Entry { name: Name::new(name.as_str().as_bytes()).ok()?, attributes, kind };
         let path = PathHash::new("twinshare workspace", &[mounted.id.as_bytes()]);
         Some(Self { workspace: Arc::new(mounted.clone()), entry: Arc::new(entry), path, depth: 0 })
     }
 
     /// What `entry` of this folder stands for.
-    pub(super) fn child(&self, entry: &Entry) -> Self {
+    pub(super) fn child(&self, entry: &Arc<Entry>) -> Self {
         let path = match entry.attributes.link {
             // Where a link leads depends on its folder: two names of one are two nodes.
             Some(link) if matches!(entry.kind, Kind::File { .. }) => PathHash::new(
@@ -89,12 +92,7 @@ impl Remote {
             ),
             _ => PathHash::new("twinshare path", &[&self.path.0, entry.name.as_bytes()]),
         };
-        Self {
-            workspace: self.workspace.clone(),
-            entry: Arc::new(entry.clone()),
-            path,
-            depth: self.depth + 1,
-        }
+        Self { workspace: self.workspace.clone(), entry: entry.clone(), path, depth: self.depth + 1 }
     }
 
     /// Folders are their path; files and links are their path and version.
@@ -115,10 +113,21 @@ impl Remote {
 
 impl NodeKind {
     /// What a workspace's name stands for.
-    pub(super) fn of(place: &Place) -> Option<Self> {
+    pub(super) fn of(name: &WorkspaceName, place: &Place) -> Option<Self> {
         match place {
-            Place::Local(path) => Some(Self::Local(path.clone())),
-            Place::Remote(mounted) => Remote::root(mounted).map(Self::Remote),
+            Place::Local(path) => Some(Self::Local(name.clone(), path.clone())),
+            Place::Remote(mounted) => Remote::root(name, mounted).map(Self::Remote),
+        }
+    }
+
+    /// The name that it has in its folder.
+    pub(super) fn name(&self) -> &[u8] {
+        match self {
+            Self::Root => b"root",
+            Self::Outside => OUTSIDE.as_bytes(),
+            Self::Host(host) | Self::OutsideHost(host) => host.as_str().as_bytes(),
+            Self::Local(name, _) => name.as_str().as_bytes(),
+            Self::Remote(remote) => remote.entry.name.as_bytes(),
         }
     }
 
@@ -128,7 +137,7 @@ impl NodeKind {
             Self::Host(host) => PathHash::new("twinshare host", &[host.as_str().as_bytes()]),
             Self::Outside => PathHash::new("twinshare outside", &[]),
             Self::OutsideHost(host) => PathHash::new("twinshare outside host", &[host.as_str().as_bytes()]),
-            Self::Local(path) => PathHash::new("twinshare local", &[path.as_os_str().as_encoded_bytes()]),
+            Self::Local(_, path) => PathHash::new("twinshare local", &[path.as_os_str().as_encoded_bytes()]),
             Self::Remote(remote) => remote.identity(),
         }
     }
@@ -150,7 +159,6 @@ impl NodeKind {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) parent: Ino,
-    pub(super) name: Name,
     pub(super) kind: NodeKind,
 }
 
@@ -158,7 +166,7 @@ impl Node {
     pub(super) fn is_folder(&self) -> bool {
         match &self.kind {
             NodeKind::Remote(remote) => matches!(remote.entry.kind, Kind::Folder { .. }),
-            NodeKind::Local(_) => false,
+            NodeKind::Local(..) => false,
             NodeKind::Root | NodeKind::Host(_) | NodeKind::Outside | NodeKind::OutsideHost(_) => true,
         }
     }
@@ -188,13 +196,9 @@ struct Known {
 
 impl Table {
     pub(super) fn new() -> Self {
-        let mut nodes = HashMap::new();
-        if let Ok(name) = Name::new(&b"root"[..]) {
-            let node = Arc::new(Node { parent: Ino::ROOT, name, kind: NodeKind::Root });
-            // The root is never looked up, and never forgotten.
-            nodes.insert(Ino::ROOT, Known { node, lookups: 1 });
-        }
-        Self { nodes, generation: 0 }
+        let node = Arc::new(Node { parent: Ino::ROOT, kind: NodeKind::Root });
+        // The root is never looked up, and never forgotten.
+        Self { nodes: HashMap::from([(Ino::ROOT, Known { node, lookups: 1 })]), generation: 0 }
     }
 
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
@@ -216,11 +220,11 @@ impl Table {
     /// The names of the known nodes in a folder. Looks at every node: for rare cases.
     pub(super) fn children(&self, parent: Ino) -> Vec<Name> {
         let known = self.nodes.values().filter(|known| known.node.parent == parent);
-        known.map(|known| known.node.name.clone()).collect()
+        known.filter_map(|known| Name::new(known.node.kind.name()).ok()).collect()
     }
 
     /// The number and node that a child has or would have. Nothing is counted yet.
-    pub(super) fn preview(&self, parent: Ino, name: Name, kind: NodeKind) -> (Ino, Arc<Node>) {
+    pub(super) fn preview(&self, parent: Ino, kind: NodeKind) -> (Ino, Arc<Node>) {
         let identity = kind.identity();
         let mut ino = kind.numbered(identity);
         // Two identities with one number: 2^-64 by chance. The later comer takes the next free one.
@@ -229,7 +233,7 @@ impl Table {
         {
             ino = Ino(ino.0.wrapping_add(1).max(2));
         }
-        (ino, Arc::new(Node { parent, name, kind }))
+        (ino, Arc::new(Node { parent, kind }))
     }
 
     /// Whether what was read of a folder when it was `then`, at `generation`, still holds.
@@ -244,8 +248,8 @@ impl Table {
     }
 
     /// Finds or makes the node of a child and counts one look-up.
-    pub(super) fn enter(&mut self, parent: Ino, name: Name, kind: NodeKind) -> (Ino, Arc<Node>) {
-        let (ino, node) = self.preview(parent, name, kind);
+    pub(super) fn enter(&mut self, parent: Ino, kind: NodeKind) -> (Ino, Arc<Node>) {
+        let (ino, node) = self.preview(parent, kind);
         let known = self.nodes.entry(ino).or_insert_with(|| Known { node: node.clone(), lookups: 0 });
         known.lookups += 1;
         known.node = node.clone();
@@ -255,7 +259,7 @@ impl Table {
     /// Puts another version of a known node in its place; what isn't known stays unknown.
     pub(super) fn replace(&mut self, ino: Ino, kind: NodeKind) {
         if let Some(known) = self.nodes.get_mut(&ino) {
-            known.node = Arc::new(Node { parent: known.node.parent, name: known.node.name.clone(), kind });
+            known.node = Arc::new(Node { parent: known.node.parent, kind });
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     fetch::SourceError,
     tree::{Content, Entry, Kind},
-    types::{Digest, Name, WorkspaceId},
+    types::{Digest, Name, WorkspaceId, WorkspaceName},
 };
 
 /// Something that the kernel is to be told.
@@ -84,8 +84,8 @@ impl View {
         let old = self.listing();
         let mut not_taken = Vec::new();
         loop {
-            let changes = remote_changes(&old, &mut next).map(async |(before, after)| {
-                let plan = tokio::time::timeout(PATIENCE, self.plan(before, after)).await;
+            let changes = remote_changes(&old, &mut next).map(async |(name, before, after)| {
+                let plan = tokio::time::timeout(PATIENCE, self.plan(name, before, after)).await;
                 match plan.unwrap_or(Err(SourceError::TimedOut)) {
                     Ok(plan) => Ok((after.id, after.root, plan)),
                     Err(error) => {
@@ -144,9 +144,16 @@ impl View {
     }
 
     /// Walks the folders that differ between two snapshots as far as the kernel knows them.
-    async fn plan(&self, before: &Mounted, after: &Mounted) -> Result<Plan, SourceError> {
+    async fn plan(
+        &self,
+        name: &WorkspaceName,
+        before: &Mounted,
+        after: &Mounted,
+    ) -> Result<Plan, SourceError> {
         let mut plan = Plan::default();
-        let (Some(old), Some(new)) = (Remote::root(before), Remote::root(after)) else { return Ok(plan) };
+        let (Some(old), Some(new)) = (Remote::root(name, before), Remote::root(name, after)) else {
+            return Ok(plan);
+        };
         let mut steps = VecDeque::from([Step { ino: new.ino(), old, new }]);
         while let Some(Step { ino, old, new }) = steps.pop_front() {
             if !self.table().contains(ino) {
@@ -179,7 +186,7 @@ impl View {
 
     async fn folder_of(&self, remote: &Remote) -> Result<std::sync::Arc<Folder>, SourceError> {
         match &remote.entry.kind {
-            Kind::Folder { tree, .. } => self.folder(&remote.workspace.id, tree).await,
+            Kind::Folder { tree, .. } => self.folder(&remote.workspace.id, tree, None).await,
             Kind::File { .. } | Kind::Link(_) => Err(SourceError::Failed("not a folder".into())),
         }
     }
@@ -251,7 +258,7 @@ fn changed(parent: Ino, old: Remote, new: Remote, plan: &mut Plan, steps: &mut V
 fn remote_changes<'a>(
     old: &'a Listing,
     next: &'a mut Listing,
-) -> impl Iterator<Item = (&'a Mounted, &'a mut Mounted)> {
+) -> impl Iterator<Item = (&'a WorkspaceName, &'a Mounted, &'a mut Mounted)> {
     next.hosts.iter_mut().flat_map(|(host, listing)| {
         let before = old.hosts.get(host);
         listing.places.iter_mut().filter_map(move |(name, place)| {
@@ -259,7 +266,7 @@ fn remote_changes<'a>(
                 (Some(Place::Remote(before)), Place::Remote(after))
                     if before.id == after.id && before != after =>
                 {
-                    Some((before, after))
+                    Some((name, before, after))
                 }
                 _ => None,
             }

@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     convert::Infallible,
     sync::{Arc, Mutex},
     time::Duration,
@@ -25,6 +25,9 @@ struct Memory {
     knocks: Mutex<Vec<WorkspaceId>>,
     reads: Mutex<Vec<(u64, u32)>>,
     nearby: Mutex<Vec<Blob>>,
+    /// Trees that come only when they are asked for a second time.
+    slow: Mutex<HashSet<Digest>>,
+    ahead: Mutex<Vec<Digest>>,
 }
 
 impl TreeSink for Memory {
@@ -42,8 +45,19 @@ impl Source for Memory {
         _: &'a WorkspaceId,
         digest: &'a Digest,
     ) -> BoxFuture<'a, std::result::Result<Bytes, SourceError>> {
-        let found = self.trees.lock().unwrap().get(digest).cloned();
-        std::future::ready(found.ok_or(SourceError::TimedOut)).boxed()
+        let found = self.trees.lock().unwrap().get(digest).cloned().ok_or(SourceError::TimedOut);
+        let slow = self.slow.lock().unwrap().remove(digest);
+        async move {
+            if slow {
+                tokio::task::yield_now().await;
+            }
+            found
+        }
+        .boxed()
+    }
+
+    fn folders_ahead(&self, _: &WorkspaceId, folders: Vec<Digest>) {
+        *self.ahead.lock().unwrap() = folders;
     }
 
     fn read<'a>(
@@ -245,6 +259,38 @@ fn a_read_tells_of_small_files_nearby() {
         (10..99).map(|i| bench.memory.file(&format!("f{i}"), 1, &content(60_000 + i))).collect();
     bench.show(&many);
     assert_eq!(sizes(&bench, "f50").len(), 8, "not more than half a megabyte");
+}
+
+#[test]
+fn whoever_looks_into_many_folders_gets_the_next_ones_ahead() {
+    let mut bench = Bench::new();
+    let folders: Vec<_> = (10..90)
+        .map(|i| bench.memory.folder(&format!("d{i}"), &[bench.memory.file(&format!("f{i}"), 1, "1")]))
+        .collect();
+    bench.show(&folders);
+    let tree = |entry: &Entry| match entry.kind {
+        Kind::Folder { tree, .. } => tree,
+        _ => unreachable!("only folders were made"),
+    };
+    let mut listed: Vec<_> = folders.iter().collect();
+    listed.sort_by_key(|entry| Cookie::of(entry.name.as_bytes()));
+    let root = bench.walk("ann/lab").unwrap().ino;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let look = |place: usize| {
+        let parent = now(bench.view.lookup(root, listed[place].name.as_bytes())).unwrap().ino;
+        bench.memory.slow.lock().unwrap().insert(tree(listed[place]));
+        let ignore = |_: Cookie, _: &[u8], _: Attr| false;
+        runtime.block_on(bench.view.readdir(parent, Cookie::START, false, ignore)).unwrap();
+        std::mem::take(&mut *bench.memory.ahead.lock().unwrap())
+    };
+    let behind = |place: usize, count: usize| -> Vec<Digest> {
+        listed[place + 1..].iter().take(count).map(|entry| tree(entry)).collect()
+    };
+    assert_eq!(look(0), []);
+    assert_eq!(look(1), behind(1, 8));
+    assert_eq!(look(10), behind(10, 64));
+    assert_eq!(look(3), behind(3, 512));
+    assert_eq!(look(3), [], "it's in memory");
 }
 
 #[test]

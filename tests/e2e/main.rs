@@ -22,6 +22,7 @@ mod launches;
 mod laziness;
 mod network;
 mod plain_user;
+mod scale;
 mod security;
 mod semantics;
 mod swarm;

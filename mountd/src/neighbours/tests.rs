@@ -1,14 +1,69 @@
 use twinshare::{
     peer::{Access, Head, Identity, OwnerPath, SignedHead},
-    store::MemoryStore,
+    store::{MemoryStore, WriteStore},
 };
 
 use super::*;
 
 fn opened(state: &Path) -> Arc<Neighbours> {
+    opened_with(state, MemoryStore::default())
+}
+
+fn opened_with(state: &Path, store: MemoryStore) -> Arc<Neighbours> {
     let identity = Identity::load_or_create(&state.join("identity")).unwrap();
     let credentials = Credentials::new(&identity).unwrap();
-    Neighbours::open(state, "me".parse().unwrap(), credentials, Arc::new(MemoryStore::default()))
+    Neighbours::open(state, "me".parse().unwrap(), credentials, Arc::new(store))
+}
+
+/// The tree object of an empty folder.
+const EMPTY: &[u8] = &[0x82, 0, 0x80];
+
+/// What `owner` says of a workspace without files.
+fn described(owner: &Identity, workspace: WorkspaceId, name: &str) -> WorkspaceInfo {
+    let head = Head {
+        workspace,
+        root: Digest::of(EMPTY),
+        provisional: false,
+        sequence: 1,
+        created: 0,
+        mode: 0o755,
+        modified: (0, 0),
+        files: 1,
+        bytes: 1,
+    };
+    WorkspaceInfo {
+        id: workspace,
+        name: name.parse().unwrap(),
+        description: String::new(),
+        tags: Vec::new(),
+        path: OwnerPath::new(&b"/lab"[..]).unwrap(),
+        head: SignedHead::sign(head, owner),
+        environments: Vec::new(),
+        access: Access::Ask,
+        allowed: true,
+    }
+}
+
+/// Neighbours who were here once and all share workspaces, which are held. Every two of them have one name.
+pub(crate) fn with_many(state: &Path, hosts: u32, workspaces: u32) -> Arc<Neighbours> {
+    let store = MemoryStore::default();
+    store.put_tree(Digest::of(EMPTY), EMPTY).unwrap();
+    let neighbours = opened_with(state, store);
+    let mut book = neighbours.book();
+    for host in 0..hosts {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Identity::load_or_create(folder.path()).unwrap();
+        let infos = (0..workspaces).map(|number| {
+            let id = WorkspaceId::from_bytes(u128::from(number).to_be_bytes());
+            described(&owner, id, &format!("lab{number}"))
+        });
+        let name = format!("host{}", host / 2).parse().unwrap();
+        let name = book.folder(owner.id(), &name, &neighbours.own_host);
+        book.neighbours.insert(owner.id(), Neighbour::new(name, false));
+        book.take_over(owner.id(), infos.collect());
+    }
+    drop(book);
+    neighbours
 }
 
 #[test]
@@ -59,28 +114,7 @@ async fn only_what_this_node_may_read_itself_is_passed_on() {
     let shown = Capability::sign(&owner, lab, guest, 1000, 1240);
     assert_eq!(neighbours.may_pass_on(&shown, now), Err(Refusal::Unknown), "an unknown owner");
 
-    let head = Head {
-        workspace: lab,
-        root: Digest::from_bytes([0; 32]),
-        provisional: false,
-        sequence: 1,
-        created: 0,
-        mode: 0o755,
-        modified: (0, 0),
-        files: 1,
-        bytes: 1,
-    };
-    let mut info = WorkspaceInfo {
-        id: lab,
-        name: "lab".parse().unwrap(),
-        description: String::new(),
-        tags: Vec::new(),
-        path: OwnerPath::new(&b"/lab"[..]).unwrap(),
-        head: SignedHead::sign(head, &owner),
-        environments: Vec::new(),
-        access: Access::Ask,
-        allowed: true,
-    };
+    let mut info = described(&owner, lab, "lab");
     let own =
         Grant { capability: Capability::sign(&owner, lab, neighbours.own, 1000, 1240), holders: vec![] };
     {
