@@ -21,7 +21,7 @@ use twinshare::{
     store::{DiskLimits, DiskStore, MemoryStore, WriteStore},
     tree::{Attributes, Content, Entry, Kind, Owner, Totals, TreeSink, decode, write_folder},
     types::{Digest, Name, Timestamp, WorkspaceId},
-    view::{Cookie, HostListing, HostState, Ino, Listing, Mounted, Place, View, ViewOptions},
+    view::{Cookie, HostListing, HostState, Ino, Listing, Mounted, Place, Reading, View, ViewOptions},
 };
 
 const MIB: usize = 1 << 20;
@@ -236,7 +236,7 @@ fn view(criterion: &mut Criterion) {
         bencher.iter(|| now(view.lookup(folder, black_box(b"module_0500.so"))).unwrap_err());
     });
     group.bench_function("read 128 KiB", |bencher| {
-        bencher.iter(|| -> Bytes { now(view.read(file, 0, 128 << 10)).unwrap() });
+        bencher.iter(|| -> Bytes { now(view.read(file, 0, 128 << 10, Reading::ToSee)).unwrap() });
     });
     group.throughput(Throughput::Elements(ENTRIES));
     group.bench_function("list a folder of 1000", |bencher| {

@@ -62,7 +62,7 @@ pub trait Surroundings: Sync {
     /// The names from the workspace's root to the file, if it still has such a place.
     fn path(&self) -> Option<Vec<Name>>;
 
-    /// Whether it's a program, or what a program is started with: who reads it first probably launches something.
+    /// Whether something is launched by this read: the file is being executed, or is what an interpreter reads first.
     fn is_program(&self) -> bool;
 
     /// Small blobs that will probably be wanted soon, most likely first.

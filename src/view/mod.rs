@@ -112,6 +112,15 @@ pub struct Space {
     pub files: u64,
 }
 
+/// What somebody reads for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// To see the content, or to have it mapped.
+    ToSee,
+    /// To execute the file.
+    ToExecute,
+}
+
 /// The filesystem.
 pub struct View {
     options: ViewOptions,
@@ -138,6 +147,7 @@ struct Listed<'a> {
 struct Around<'a> {
     view: &'a View,
     node: &'a Node,
+    why: Reading,
 }
 
 impl Surroundings for Around<'_> {
@@ -146,11 +156,8 @@ impl Surroundings for Around<'_> {
     }
 
     fn is_program(&self) -> bool {
-        let NodeKind::Remote(Remote { entry, .. }) = &self.node.kind else { return false };
         // An environment's interpreter is the machine's own: what it reads of the environment first is this.
-        let name = entry.name.as_bytes();
-        name == b"pyvenv.cfg"
-            || (entry.attributes.mode & 0o111 != 0 && !name.windows(3).any(|part| part == b".so"))
+        self.why == Reading::ToExecute || self.node.kind.name() == b"pyvenv.cfg"
     }
 
     fn nearby(&self) -> Vec<Blob> {
@@ -324,7 +331,7 @@ impl View {
     }
 
     /// Up to `length` bytes of the file `ino` from `offset`; fewer only at its end.
-    pub async fn read(&self, ino: Ino, offset: u64, length: u32) -> Result<Bytes> {
+    pub async fn read(&self, ino: Ino, offset: u64, length: u32, why: Reading) -> Result<Bytes> {
         let node = self.node(ino)?;
         let NodeKind::Remote(remote) = &node.kind else {
             return Err(if node.is_folder() { ViewError::IsFolder } else { ViewError::WrongKind });
@@ -338,7 +345,7 @@ impl View {
         }
         let length = (end - offset) as u32;
         let workspace = &remote.workspace.id;
-        let around = Around { view: self, node: &node };
+        let around = Around { view: self, node: &node, why };
         match content {
             Content::Blob(digest) => {
                 let file = FileContent::Blob(Blob { digest: *digest, size: *size });

@@ -178,7 +178,8 @@ impl Bench {
     }
 
     fn cat(&self, ino: Ino) -> Result<String> {
-        now(self.view.read(ino, 0, 1 << 20)).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+        now(self.view.read(ino, 0, 1 << 20, Reading::ToSee))
+            .map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
     }
 
     fn names(&self, ino: Ino) -> Vec<String> {
@@ -230,9 +231,9 @@ fn files_are_read_and_shown_as_their_owner_has_them() {
     assert_eq!((attr.size, attr.mode, attr.uid, attr.gid, attr.links), (5, 0o644, 1000, 100, 1));
     assert_eq!(attr.modified, Timestamp { seconds: 5, nanoseconds: 5 });
     assert_eq!(bench.cat(attr.ino).unwrap(), "hello");
-    assert_eq!(now(bench.view.read(attr.ino, 3, 100)).unwrap(), "lo");
-    assert_eq!(now(bench.view.read(attr.ino, 5, 100)).unwrap(), "");
-    assert_eq!(now(bench.view.read(attr.ino, u64::MAX, 100)).unwrap(), "");
+    assert_eq!(now(bench.view.read(attr.ino, 3, 100, Reading::ToSee)).unwrap(), "lo");
+    assert_eq!(now(bench.view.read(attr.ino, 5, 100, Reading::ToSee)).unwrap(), "");
+    assert_eq!(now(bench.view.read(attr.ino, u64::MAX, 100, Reading::ToSee)).unwrap(), "");
     let link = bench.walk("ann/lab/d/l").unwrap();
     let target = bench.view.readlink(link.ino).unwrap();
     assert_eq!(target, b"/m/.outside/ann/etc/passwd");
@@ -420,15 +421,15 @@ fn holes_of_sparse_files_are_zeros_and_are_not_fetched() {
     let attr = bench.walk("ann/lab/s").unwrap();
     assert_eq!((attr.size, attr.allocated), (1 << 40, 5));
     let expected = file.iter().map(|byte| if *byte == b'.' { 0 } else { *byte });
-    assert_eq!(now(bench.view.read(attr.ino, 0, 16)).unwrap(), expected.collect::<Vec<_>>());
-    assert_eq!(now(bench.view.read(attr.ino, 5, 5)).unwrap(), b"b\0\0\0c"[..]);
+    assert_eq!(now(bench.view.read(attr.ino, 0, 16, Reading::ToSee)).unwrap(), expected.collect::<Vec<_>>());
+    assert_eq!(now(bench.view.read(attr.ino, 5, 5, Reading::ToSee)).unwrap(), b"b\0\0\0c"[..]);
     assert_eq!(
         *bench.memory.reads.lock().unwrap(),
         [(0, 5), (1, 2)],
         "one read for all extents of a request"
     );
     bench.memory.reads.lock().unwrap().clear();
-    assert_eq!(now(bench.view.read(attr.ino, 1 << 30, 1 << 20)).unwrap(), vec![0; 1 << 20]);
+    assert_eq!(now(bench.view.read(attr.ino, 1 << 30, 1 << 20, Reading::ToSee)).unwrap(), vec![0; 1 << 20]);
     assert!(bench.memory.reads.lock().unwrap().is_empty());
 }
 

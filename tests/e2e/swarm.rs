@@ -45,7 +45,7 @@ fn noise(path: &Path, seed: &str, size: usize) -> blake3::Hash {
 fn eight_guests_share_the_fetching_of_one_file() {
     let Some(lan) = Lan::new() else { return };
     let full = env::var_os("TWINSHARE_TEST_FULL").is_some_and(|value| value == "1");
-    let size = if full { 128 << 20 } else { 32 << 20 };
+    let size = if full { 128 << 20 } else { 64 << 20 };
     let folder = lan.owner.files().join("lab");
     fs::create_dir(&folder).unwrap();
     let [alone, shared] = ["alone", "shared"].map(|name| (name, noise(&folder.join(name), name, size)));

@@ -13,7 +13,7 @@ use fuser::{
     ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 use futures_util::FutureExt;
-use twinshare::view::{Attr, Cookie, FileKind, Ino, View, ViewError};
+use twinshare::view::{Attr, Cookie, FileKind, Ino, Reading, View, ViewError};
 
 use super::errno::errno;
 
@@ -115,6 +115,9 @@ fn absent() -> FileAttr {
     }
 }
 
+/// The kernel's flag of a file that it opened to execute it (`__FMODE_EXEC` in linux/fs.h); it's not among the flags of open(2).
+const EXECUTED: i32 = 0x20;
+
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = InitFlags::FUSE_PARALLEL_DIROPS
@@ -200,13 +203,14 @@ impl Filesystem for Adapter {
         _: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let view = self.view.clone();
+        let why = if flags.0 & EXECUTED == 0 { Reading::ToSee } else { Reading::ToExecute };
         self.answer(async move {
-            match view.read(Ino(ino.0), offset, size).await {
+            match view.read(Ino(ino.0), offset, size, why).await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => reply.error(failed(error)),
             }
