@@ -33,6 +33,17 @@ pub const WHOLE_MAX: u64 = 256 << 10;
 /// A set of group numbers, as disjoint ranges.
 pub type Groups = range_collections::RangeSet2<u64>;
 
+/// The ranges of a set of groups, in order. (An unbounded one can't come from bounded ranges.)
+pub fn ranges(groups: &Groups) -> impl Iterator<Item = std::ops::Range<u64>> {
+    let boundaries: &[u64] = groups.boundaries();
+    boundaries.chunks_exact(2).map(|pair| pair[0]..pair[1])
+}
+
+/// How many groups are in a set.
+pub fn count(groups: &Groups) -> u64 {
+    ranges(groups).map(|range| range.end - range.start).sum()
+}
+
 /// A blob and its length in bytes: what is needed to ask for any part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Blob {

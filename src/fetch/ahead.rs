@@ -2,8 +2,8 @@
 
 use super::{bulk::BulkError, fetcher::Fetcher, folders::Folders, source::SourceError};
 use crate::{
-    blob::{Blob, Groups},
-    profile::{Profile, ranges},
+    blob::{Blob, Groups, ranges},
+    profile::Profile,
     tree::{Content, Kind, Totals},
     types::{Digest, WorkspaceId},
 };

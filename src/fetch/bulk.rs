@@ -143,7 +143,7 @@ impl Fetcher {
         let lane = self.lane(workspace);
         let mut making = Making::default();
         for Part { blob, groups, path, .. } in &window {
-            making.extend(self.make(workspace, blob, groups, *path));
+            making.extend(self.make(workspace, blob, groups, || *path));
         }
         making.wait().await;
         let queued: Vec<_> = window

@@ -13,7 +13,7 @@ use super::{
     holder::{Holders, Piece, Refused, Want},
     job::Budget,
     lane::Lane,
-    likeness::{Likeness, Likenesses, Making},
+    likeness::{Likenesses, Making},
     readahead::Readahead,
     recorder::{Launch, Recorder},
     source::{FileContent, Source, SourceError, Surroundings},
@@ -173,7 +173,7 @@ impl Fetcher {
                 }
             }
             let touched = blob.touched(offset, end);
-            let likeness = self.likeness(workspace, blob, around);
+            let likeness = self.likenesses.of(workspace, blob, || path_key(around));
             let making = likeness.map(|likeness| likeness.under_way(&touched)).unwrap_or_default();
             if attempt == 0 && !making.is_empty() {
                 self.read_ahead(workspace, blob, offset, end, around);
@@ -242,16 +242,6 @@ impl Fetcher {
         })
     }
 
-    /// What a blob of which something is to be fetched has in common with what was at its path before, if anything.
-    fn likeness(
-        &self,
-        workspace: &WorkspaceId,
-        blob: &Blob,
-        around: &dyn Surroundings,
-    ) -> Option<Arc<Likeness>> {
-        self.likenesses.of(workspace, blob, || around.path().map(|path| PathKey::of(&path)))
-    }
-
     /// Sets out to make some groups out of what was at the path before, and gives what to wait for; nothing where nothing
     /// is known of that.
     pub(super) fn make(
@@ -259,9 +249,9 @@ impl Fetcher {
         workspace: &WorkspaceId,
         blob: &Blob,
         groups: &Range<u64>,
-        path: Option<PathKey>,
+        path: impl FnOnce() -> Option<PathKey>,
     ) -> Making {
-        let likeness = self.likenesses.of(workspace, blob, || path);
+        let likeness = self.likenesses.of(workspace, blob, path);
         likeness.map(|likeness| self.likenesses.begin(&likeness, groups)).unwrap_or_default()
     }
 
@@ -282,8 +272,7 @@ impl Fetcher {
         let Some(wanted) = wanted else { return };
         // What the demand fetches is not asked for again: it's under way already.
         let groups = wanted.start / GROUP..wanted.end.div_ceil(GROUP);
-        let likeness = self.likeness(workspace, blob, around);
-        let making = likeness.map(|likeness| self.likenesses.begin(&likeness, &groups)).unwrap_or_default();
+        let making = self.make(workspace, blob, &groups, || path_key(around));
         let (lane, blob) = (self.lane(workspace), *blob);
         if making.is_empty() {
             lane.read_ahead(blob, groups);
@@ -341,6 +330,10 @@ impl Fetcher {
             self.lane(workspace).bring(*blob, groups).await;
         }
     }
+}
+
+fn path_key(around: &dyn Surroundings) -> Option<PathKey> {
+    around.path().map(|path| PathKey::of(&path))
 }
 
 impl Source for Fetcher {

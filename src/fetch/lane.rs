@@ -21,8 +21,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    blob::{Blob, Groups},
-    profile::ranges,
+    blob::{Blob, Groups, ranges},
     store::{StoreError, WriteStore},
     types::{Digest, WorkspaceId},
 };

@@ -23,8 +23,9 @@ use tokio::{
 
 use super::holder::{Holders, Piece, Refused, Want};
 use crate::{
-    blob::{Blob, Chunk, ChunkList, GROUP, Groups, Outline, ReadAt, WINDOW, window_groups, windows},
-    profile::ranges,
+    blob::{
+        Blob, Chunk, ChunkList, GROUP, Groups, Outline, ReadAt, WINDOW, count, ranges, window_groups, windows,
+    },
     store::{ReadStore, StoreError, WriteStore},
     types::{PathKey, WorkspaceId},
 };
@@ -213,7 +214,7 @@ impl Likenesses {
             }
             _ => 0,
         };
-        let wanted: u64 = ranges(&missing).map(|range| (range.end - range.start) * GROUP).sum();
+        let wanted = count(&missing) * GROUP;
         tracing::debug!(window, wanted, made, "a window was made of older content");
         let mut state = likeness.state();
         match made < wanted / FRUITFUL {
@@ -405,8 +406,7 @@ fn chunks_held(store: &dyn ReadStore, blob: Blob, window: u64) -> Vec<Chunk> {
 /// Whether at least half of a blob is held: less is no help, and a later change is rather like what there's more of.
 fn is_mostly_held(store: &dyn ReadStore, blob: &Blob) -> bool {
     let held = store.held(blob).unwrap_or_else(|_| Groups::empty());
-    let held: u64 = ranges(&held).map(|range| range.end - range.start).sum();
-    held >= blob.groups().div_ceil(2)
+    count(&held) >= blob.groups().div_ceil(2)
 }
 
 fn windows_of(groups: &Range<u64>) -> Range<u64> {

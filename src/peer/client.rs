@@ -319,9 +319,7 @@ impl PeerClient {
 
     /// What a launch of the workspace reads that begins with the program at this path; empty if nobody has told.
     pub async fn profile(&self, workspace: &WorkspaceId, program: &PathKey) -> Result<Profile, PeerError> {
-        let request = self.http.get(self.url("profile"));
-        let request =
-            request.query(&[("workspace", workspace.to_string()), ("program", program.to_string())]);
+        let request = self.http.get(self.profile_url(workspace, program));
         self.json(self.send(request, CONNECT + self.idle).await?).await
     }
 
@@ -332,10 +330,8 @@ impl PeerClient {
         program: &PathKey,
         profile: &Profile,
     ) -> Result<(), PeerError> {
-        let request = self.http.post(self.url("profile"));
-        let request =
-            request.query(&[("workspace", workspace.to_string()), ("program", program.to_string())]);
-        self.json(self.send(request.json(profile), CONNECT + self.idle).await?).await
+        let request = self.http.post(self.profile_url(workspace, program)).json(profile);
+        self.json(self.send(request, CONNECT + self.idle).await?).await
     }
 
     async fn ask(&self, request: BatchRequest) -> Result<Answer, PeerError> {
@@ -359,6 +355,10 @@ impl PeerClient {
 
     fn url(&self, what: &str) -> String {
         format!("https://{HOST}:{}/v1/{what}", self.address.port())
+    }
+
+    fn profile_url(&self, workspace: &WorkspaceId, program: &PathKey) -> String {
+        self.url(&format!("profile?workspace={workspace}&program={program}"))
     }
 
     fn misbehaved(&self, what: impl Into<String>) -> PeerError {

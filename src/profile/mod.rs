@@ -3,11 +3,14 @@
 //! A profile says which parts of which files are read, by path and in the order in which they were first read; so it outlives
 //! a change of their content. It's only advice: a wrong one costs the bytes that it names, which are bounded.
 
-use std::{collections::HashMap, ops::Range};
+use std::collections::HashMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::{blob::Groups, types::Name};
+use crate::{
+    blob::{Groups, ranges},
+    types::Name,
+};
 
 /// The most files that a profile may name.
 pub const MAX_FILES: usize = 20_000;
@@ -164,12 +167,6 @@ impl Size {
     }
 }
 
-/// The ranges of a set; an unbounded end can't come from bounded ranges.
-pub fn ranges(groups: &Groups) -> impl Iterator<Item = Range<u64>> {
-    let boundaries: &[u64] = groups.boundaries();
-    boundaries.chunks_exact(2).map(|pair| pair[0]..pair[1])
-}
-
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum PathForm {
@@ -213,6 +210,8 @@ fn read_groups<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Groups, D::
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     fn touched(path: &str, groups: Range<u64>) -> Touched {

@@ -24,7 +24,6 @@ pub use refresh::{Invalidation, LANES, NotTaken, Notice};
 
 use std::{
     collections::HashMap,
-    future::poll_fn,
     path::PathBuf,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
@@ -33,7 +32,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, poll, stream};
 
 use crate::{
     blob::Blob,
@@ -511,7 +510,7 @@ impl View {
             return Ok(folder);
         }
         let mut loading = pin!(tokio::time::timeout(self.options.deadline, self.load(workspace, digest)));
-        let loaded = match poll_fn(|context| Poll::Ready(loading.as_mut().poll(context))).await {
+        let loaded = match poll!(loading.as_mut()) {
             Poll::Ready(loaded) => loaded,
             Poll::Pending => {
                 // Asked for after the folder itself, so that they don't come before it.

@@ -18,13 +18,19 @@ fn opened_with(state: &Path, store: MemoryStore) -> Arc<Neighbours> {
 /// The tree object of an empty folder.
 const EMPTY: &[u8] = &[0x82, 0, 0x80];
 
-/// What `owner` says of a workspace without files.
-fn described(owner: &Identity, workspace: WorkspaceId, name: &str) -> WorkspaceInfo {
+/// What `owner` says of a workspace.
+pub(super) fn described(
+    owner: &Identity,
+    workspace: WorkspaceId,
+    name: &str,
+    root: Digest,
+    sequence: u64,
+) -> WorkspaceInfo {
     let head = Head {
         workspace,
-        root: Digest::of(EMPTY),
+        root,
         provisional: false,
-        sequence: 1,
+        sequence,
         created: 0,
         mode: 0o755,
         modified: (0, 0),
@@ -55,7 +61,7 @@ pub(crate) fn with_many(state: &Path, hosts: u32, workspaces: u32) -> Arc<Neighb
         let owner = Identity::load_or_create(folder.path()).unwrap();
         let infos = (0..workspaces).map(|number| {
             let id = WorkspaceId::from_bytes(u128::from(number).to_be_bytes());
-            described(&owner, id, &format!("lab{number}"))
+            described(&owner, id, &format!("lab{number}"), Digest::of(EMPTY), 1)
         });
         let name = format!("host{}", host / 2).parse().unwrap();
         let name = book.folder(owner.id(), &name, &neighbours.own_host);
@@ -114,7 +120,7 @@ async fn only_what_this_node_may_read_itself_is_passed_on() {
     let shown = Capability::sign(&owner, lab, guest, 1000, 1240);
     assert_eq!(neighbours.may_pass_on(&shown, now), Err(Refusal::Unknown), "an unknown owner");
 
-    let mut info = described(&owner, lab, "lab");
+    let mut info = described(&owner, lab, "lab", Digest::of(EMPTY), 1);
     let own =
         Grant { capability: Capability::sign(&owner, lab, neighbours.own, 1000, 1240), holders: vec![] };
     {

@@ -174,19 +174,24 @@ async fn what_doesnt_fit_into_the_store_ends_it() {
     assert_eq!(result, Err(BulkError::Full));
 }
 
-#[tokio::test]
-async fn bulk_leaves_room_for_what_somebody_waits_for() {
-    let tree = tree();
-    let (fetcher, _) = fetcher(&[&tree.owner]);
+/// The large file on its way: what is asked for is there, but the owner has answered no more than the folder.
+async fn under_way<'a>(fetcher: &'a Fetcher, tree: &'a Tree) -> BoxFuture<'a, Result<Progress, BulkError>> {
     tree.owner.gate.forget_permits(Semaphore::MAX_PERMITS);
     tree.owner.gate.add_permits(1);
-    let notes = Notes::default();
-    let path = [name("large")];
-    let mut bulk = Box::pin(fetcher.complete(&ID, tree.root, &path, &notes));
+    let bulk = async { fetcher.complete(&ID, tree.root, &[name("large")], &Notes::default()).await };
+    let mut bulk = bulk.boxed();
     while tree.owner.requests() < 3 {
         assert!((&mut bulk).now_or_never().is_none());
         tokio::task::yield_now().await;
     }
+    bulk
+}
+
+#[tokio::test]
+async fn bulk_leaves_room_for_what_somebody_waits_for() {
+    let tree = tree();
+    let (fetcher, _) = fetcher(&[&tree.owner]);
+    let bulk = under_way(&fetcher, &tree).await;
     // Of all that it has queued no more is under way, and what is asked for now goes ahead.
     let reading = read(&fetcher, &tree.small, 0, 1);
     let mut reading = Box::pin(reading);
@@ -202,15 +207,7 @@ async fn bulk_leaves_room_for_what_somebody_waits_for() {
 async fn dropping_it_stops_it() {
     let tree = tree();
     let (fetcher, _) = fetcher(&[&tree.owner]);
-    tree.owner.gate.forget_permits(Semaphore::MAX_PERMITS);
-    tree.owner.gate.add_permits(1);
-    let notes = Notes::default();
-    let path = [name("large")];
-    let mut bulk = Box::pin(fetcher.complete(&ID, tree.root, &path, &notes));
-    while tree.owner.requests() < 3 {
-        assert!((&mut bulk).now_or_never().is_none());
-        tokio::task::yield_now().await;
-    }
+    let bulk = under_way(&fetcher, &tree).await;
     drop(bulk);
     tree.owner.gate.add_permits(100);
     read(&fetcher, &tree.below, 0, 1).await.unwrap();

@@ -13,7 +13,7 @@ use super::{
     pending::{Note, PathNote},
 };
 use crate::{
-    blob::{Blob, GROUP, Groups},
+    blob::{Blob, GROUP, Groups, count, ranges},
     store::StoreError,
     types::Digest,
 };
@@ -72,8 +72,7 @@ pub(super) struct Changes<'a> {
 impl LargeRow {
     /// Bytes of the groups that are held, about.
     pub(super) fn bytes(&self) -> u64 {
-        let groups: u64 = self.held.boundaries().chunks_exact(2).map(|bounds| bounds[1] - bounds[0]).sum();
-        groups * GROUP
+        count(&self.held) * GROUP
     }
 }
 
@@ -245,11 +244,7 @@ impl Index {
                         large.remove(key)?;
                         notes.forget(&blob.digest)?;
                     } else {
-                        let bounds = row
-                            .held
-                            .boundaries()
-                            .chunks(2)
-                            .filter_map(|pair| Some((*pair.first()?, *pair.get(1)?)));
+                        let bounds = ranges(&row.held).map(|range| (range.start, range.end));
                         large.insert(key, (row.last_use, bounds.collect::<Vec<_>>()))?;
                     }
                 }

@@ -16,7 +16,7 @@ use super::{
     index::LargeRow,
 };
 use crate::{
-    blob::{Blob, GROUP, Groups, Parent, SliceError, VerifiedSlice, encode_slice, outboard_length},
+    blob::{Blob, GROUP, Groups, Parent, SliceError, VerifiedSlice, encode_slice, outboard_length, ranges},
     store::{StoreError, lock},
 };
 
@@ -218,7 +218,7 @@ impl Disk {
         };
         ahead::around(&content, blob, offset);
         let mut damaged = Groups::empty();
-        for group in unchecked.boundaries().chunks(2).flat_map(|bounds| bounds[0]..bounds[1]) {
+        for group in ranges(&unchecked).flatten() {
             match is_intact(blob, group, &content, &outboard) {
                 Ok(true) => {}
                 Ok(false) => damaged |= Groups::from(group..group + 1),

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
 use serde_json::json;
-use twinshare::peer::{Access, Head, Identity, OwnerPath, SignedHead};
+use twinshare::peer::{Access, Identity};
 
 use super::*;
+use crate::neighbours::tests::described;
 
 const OWNER: NodeId = NodeId::from_bytes([1; 32]);
 const LAB: WorkspaceId = WorkspaceId::from_bytes([2; 16]);
@@ -25,28 +26,9 @@ fn root(number: u8) -> Digest {
 /// A workspace's version whose root tells the sequence.
 fn version(id: WorkspaceId, sequence: u8) -> WorkspaceInfo {
     let folder = tempfile::tempdir().unwrap();
-    let head = Head {
-        workspace: id,
-        root: root(sequence),
-        provisional: false,
-        sequence: sequence.into(),
-        created: 0,
-        mode: 0o755,
-        modified: (0, 0),
-        files: 1,
-        bytes: 1,
-    };
-    WorkspaceInfo {
-        id,
-        name: "lab".parse().unwrap(),
-        description: String::new(),
-        tags: Vec::new(),
-        path: OwnerPath::new(&b"/lab"[..]).unwrap(),
-        head: SignedHead::sign(head, &Identity::load_or_create(folder.path()).unwrap()),
-        environments: Vec::new(),
-        access: Access::Public,
-        allowed: true,
-    }
+    let owner = Identity::load_or_create(folder.path()).unwrap();
+    let info = described(&owner, id, "lab", root(sequence), sequence.into());
+    WorkspaceInfo { access: Access::Public, ..info }
 }
 
 fn closed(mut info: WorkspaceInfo) -> WorkspaceInfo {
