@@ -346,6 +346,8 @@ struct Service {
     answers: Arc<Semaphore>,
     /// Those for other owners' guests.
     passings: Arc<Semaphore>,
+    /// Launch profiles that may be being told.
+    offers: Arc<Semaphore>,
     /// What was compressed for earlier answers.
     packed: Arc<PackedPieces>,
     /// Threads that may read and compress at a time: more would only keep the mount's own reads from theirs.
@@ -358,6 +360,7 @@ fn router(shares: Arc<dyn Served>) -> Router {
         shares,
         answers: Arc::new(Semaphore::new(ANSWERS)),
         passings: Arc::new(Semaphore::new(passing::PASSINGS)),
+        offers: Arc::new(Semaphore::new(profile::OFFERS)),
         packed: Arc::new(PackedPieces::new(PACKED)),
         threads: Arc::new(Semaphore::new(2 * cores)),
     };

@@ -739,3 +739,29 @@ async fn what_was_compressed_for_one_guest_is_sent_to_the_next_unless_the_file_c
         "{answer:?}"
     );
 }
+
+#[tokio::test]
+async fn no_more_profiles_are_heard_at_a_time_than_fit_into_memory() {
+    let server = Server::new(Shares::new(identity(1))).await;
+    let (program, profile) = (PathKey::from_bytes([4; 16]), Profile::default());
+    let credentials = Credentials::new(&identity(2)).unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        let verifier = tls::ServerVerifier::new(&credentials, Expected::Any);
+        let connector =
+            tokio_rustls::TlsConnector::from(Arc::new(credentials.client_config(verifier).unwrap()));
+        let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let name = rustls::pki_types::ServerName::from(server.address.ip());
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        let url = format!("/v1/profile?workspace={WORKSPACE}&program={program}");
+        let head = format!("POST {url} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        silent.push(stream);
+    }
+    let client = connect(&identity(3), server.address, Expected::Any).await.unwrap();
+    let offer = async || client.offer(&WORKSPACE, &program, &profile).await;
+    while offer().await.is_ok() {}
+    assert!(matches!(offer().await, Err(PeerError::Busy(_))));
+    drop(silent);
+    while offer().await.is_err() {}
+}
