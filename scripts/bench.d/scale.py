@@ -90,13 +90,9 @@ class Pair(Twinshare):
 
         def up():
             self._cli("owner", self.owner, "up", "--name", "owner")
-            wait_for(self.shared, "the owner's share", pause=0.01)
+            wait_for(self._shared, "the owner's share", pause=0.01)
 
         return seconds(up)[0]
-
-    def shared(self):
-        hosts = json.loads(self._cli("owner", self.owner, "ls", "--json"))
-        return any(space["name"] == "bench" for host in hosts if host["local"] for space in host["workspaces"])
 
     def memory(self, side):
         return self.bed.spent(side)[0]

@@ -113,13 +113,12 @@ class Twinshare(Subject):
 
     def _owner_up(self):
         self._cli("owner", self.owner, "up", "--name", "owner")
-
-        def shared():
-            hosts = json.loads(self._cli("owner", self.owner, "ls", "--json"))
-            return any(space["name"] == "bench" for host in hosts if host["local"] for space in host["workspaces"])
-
-        wait_for(shared, "the owner's share", pause=0.05)
+        wait_for(self._shared, "the owner's share", pause=0.01)
         self._owner_idle()
+
+    def _shared(self):
+        hosts = json.loads(self._cli("owner", self.owner, "ls", "--json"))
+        return any(space["name"] == "bench" for host in hosts if host["local"] for space in host["workspaces"])
 
     def _owner_idle(self):
         """Waits until the owner has looked through its folder and uses no CPU."""
