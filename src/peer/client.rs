@@ -1,12 +1,14 @@
 use std::{collections::HashSet, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use reqwest::StatusCode;
+use http_body_util::Full;
+use reqwest::{StatusCode, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     capability::Capability,
+    line::{LineError, Lines, Stream},
     receive::Answer,
     tls::{Credentials, CredentialsError, Expected, Found, ServerVerifier},
     wire::{
@@ -23,16 +25,16 @@ use crate::{
 pub const IDLE: Duration = Duration::from_secs(10);
 
 /// A connection, with its handshake, must stand after this time.
-const CONNECT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT: Duration = Duration::from_secs(3);
 
 /// The next address is tried when the one before hasn't answered for this long (as RFC 8305 recommends).
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Idle connections are given up before the server does, so that no request runs into a closing one.
-const POOL_IDLE: Duration = Duration::from_secs(45);
+pub(super) const POOL_IDLE: Duration = Duration::from_secs(45);
 
 /// The host in every address: it is never looked up, since the client knows where it connects.
-const HOST: &str = "node.twinshare.invalid";
+pub(super) const HOST: &str = "node.twinshare.invalid";
 
 /// The longest message of a peer that is shown, in characters.
 const MAX_MESSAGE: usize = 200;
@@ -50,7 +52,7 @@ pub enum PeerError {
         address: SocketAddr,
         /// What the connection said.
         #[source]
-        source: reqwest::Error,
+        source: LineError,
     },
     /// An answer began and broke off.
     #[error("the answer of {address} broke off")]
@@ -59,7 +61,7 @@ pub enum PeerError {
         address: SocketAddr,
         /// What the connection said; nothing when the peer ended it in good form.
         #[source]
-        source: Option<reqwest::Error>,
+        source: Option<LineError>,
     },
     /// Nothing came for too long.
     #[error("{address} took too long {doing}")]
@@ -132,6 +134,7 @@ pub enum PeerError {
 #[derive(Clone)]
 pub struct PeerClient {
     http: reqwest::Client,
+    lines: Arc<Lines>,
     node: NodeId,
     address: SocketAddr,
     idle: Duration,
@@ -193,8 +196,10 @@ impl PeerClient {
         idle: Duration,
     ) -> Result<Self, PeerError> {
         let verifier = ServerVerifier::new(credentials, expected);
+        let config = credentials.client_config(Arc::clone(&verifier))?;
+        let lines = Lines::new(address, config.clone()).map_err(CredentialsError::new)?;
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(credentials.client_config(Arc::clone(&verifier))?)
+            .tls_backend_preconfigured(config)
             .resolve(HOST, address)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -205,10 +210,10 @@ impl PeerClient {
             .connect_timeout(CONNECT)
             .pool_idle_timeout(POOL_IDLE)
             .build()
-            .map_err(|source| PeerError::Unreachable { address, source })?;
+            .map_err(|source| PeerError::Unreachable { address, source: source.into() })?;
         // The id is proved only when the request has gone through; until then it stands for nothing.
         let unproved = NodeId::from_bytes([0; 32]);
-        let mut client = Self { http, node: unproved, address, idle };
+        let mut client = Self { http, lines: Arc::new(lines), node: unproved, address, idle };
         let result = client.send(client.http.get(client.url("node")), CONNECT + idle).await;
         let found = verifier.found();
         match (result, found, expected) {
@@ -340,17 +345,30 @@ impl PeerClient {
         if body.len() > MAX_BATCH {
             return Err(PeerError::Request(format!("it has {} bytes, more than {MAX_BATCH}", body.len())));
         }
-        let post = self
-            .http
-            .post(self.url("batch"))
-            .header(reqwest::header::CONTENT_TYPE, "application/json")
-            .body(body);
-        let response = self.send(post, CONNECT + self.idle).await?;
+        let post = hyper::Request::post("/v1/batch")
+            .header(header::HOST, HOST)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body.into()))
+            .map_err(|error| PeerError::Request(error.to_string()))?;
+        let (line, response) = self.lines.post(post, self.idle).await?;
+        let (response, body) = response.into_parts();
+        let stream = Stream { lines: self.lines.clone(), line, body };
+        if response.status != StatusCode::OK {
+            let body = timeout(self.idle, stream.whole(MAX_JSON)).await.ok().flatten();
+            return Err(
+                self.refusal(response.status, body.and_then(|body| serde_json::from_slice(&body).ok()))
+            );
+        }
         // What can't be read of it is no loss: it only helps.
-        let holders = response.headers().get(HOLDERS_HEADER).and_then(|names| names.to_str().ok());
+        let holders = response.headers.get(HOLDERS_HEADER).and_then(|names| names.to_str().ok());
         let holders = holders.into_iter().flat_map(|names| names.split(',')).take(MAX_HOLDERS);
         let holders = holders.filter_map(|id| id.parse().ok()).collect();
-        Ok(Answer::new(self.node, self.address, self.idle, response, request.pieces, holders))
+        Ok(Answer::new(self.node, self.address, self.idle, stream, request.pieces, holders))
+    }
+
+    #[cfg(test)]
+    pub(super) fn idle_lines(&self) -> usize {
+        self.lines.count()
     }
 
     fn url(&self, what: &str) -> String {
@@ -377,25 +395,30 @@ impl PeerClient {
             Ok(Err(error)) if error.is_timeout() => {
                 return Err(PeerError::Timeout { address, doing: "connecting" });
             }
-            Ok(Err(source)) => return Err(PeerError::Unreachable { address, source }),
+            Ok(Err(source)) => return Err(PeerError::Unreachable { address, source: source.into() }),
             Err(_) => return Err(PeerError::Timeout { address, doing: "answering" }),
         };
-        let peer = self.node;
         let status = response.status();
         if matches!(status, StatusCode::OK | StatusCode::NOT_MODIFIED) {
             return Ok(response);
         }
-        let message = match self.json::<ErrorBody>(response).await {
-            Ok(body) => fit_to_show(&body.error),
-            Err(_) => format!("it answered with {status}"),
+        Err(self.refusal(status, self.json(response).await.ok()))
+    }
+
+    /// What an answer means that isn't a good one, by its status and what it says.
+    fn refusal(&self, status: StatusCode, body: Option<ErrorBody>) -> PeerError {
+        let peer = self.node;
+        let message = match body {
+            Some(body) => fit_to_show(&body.error),
+            None => format!("it answered with {status}"),
         };
-        Err(match status {
+        match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => PeerError::Denied { peer, message },
             StatusCode::NOT_FOUND => PeerError::Unknown { peer },
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => PeerError::Busy(peer),
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => PeerError::Request(message),
             _ => PeerError::Failed { peer, message },
-        })
+        }
     }
 
     /// Reads a short answer to its end.
@@ -406,7 +429,7 @@ impl PeerClient {
             let chunk = timeout(self.idle, response.chunk())
                 .await
                 .map_err(|_| PeerError::Timeout { address, doing: "answering" })?
-                .map_err(|source| PeerError::Interrupted { address, source: Some(source) })?;
+                .map_err(|source| PeerError::Interrupted { address, source: Some(source.into()) })?;
             let Some(chunk) = chunk else { break };
             if body.len() + chunk.len() > MAX_JSON {
                 return Err(self.misbehaved("its answer is too long"));

@@ -1,5 +1,6 @@
 use std::{
     collections::{HashSet, VecDeque},
+    fmt,
     net::SocketAddr,
     time::Duration,
 };
@@ -10,6 +11,7 @@ use super::{
     answer::children,
     client::PeerError,
     frame::{self, FrameError, Header, Kind, slice_limit},
+    line::Stream,
     wire::{ANSWER_BUDGET, PieceRequest, SUBTREE_BUDGET},
 };
 use crate::{
@@ -47,16 +49,22 @@ pub enum RefusedPiece {
 }
 
 /// A batch answer as it arrives. Dropping it early closes its connection.
-#[derive(Debug)]
 pub struct Answer {
     peer: NodeId,
     address: SocketAddr,
     idle: Duration,
-    response: reqwest::Response,
+    /// None when it has been read to its end.
+    stream: Option<Stream>,
     buffer: BytesMut,
     header: Option<Header>,
     check: Check,
     co_readers: Vec<NodeId>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("peer", &self.peer).field("check", &self.check).finish_non_exhaustive()
+    }
 }
 
 impl Answer {
@@ -64,12 +72,21 @@ impl Answer {
         peer: NodeId,
         address: SocketAddr,
         idle: Duration,
-        response: reqwest::Response,
+        stream: Stream,
         pieces: Vec<PieceRequest>,
         co_readers: Vec<NodeId>,
     ) -> Self {
         let buffer = BytesMut::new();
-        Self { peer, address, idle, response, buffer, header: None, check: Check::new(pieces), co_readers }
+        Self {
+            peer,
+            address,
+            idle,
+            stream: Some(stream),
+            buffer,
+            header: None,
+            check: Check::new(pieces),
+            co_readers,
+        }
     }
 
     /// Who else lately asked for parts of the first large blob of the request, as the owner says.
@@ -92,15 +109,24 @@ impl Answer {
             if progress {
                 continue;
             }
-            let chunk = tokio::time::timeout(self.idle, self.response.chunk()).await;
+            let Some(stream) = &mut self.stream else { return Ok(None) };
+            let chunk = tokio::time::timeout(self.idle, stream.chunk()).await;
             let chunk =
                 chunk.map_err(|_| PeerError::Timeout { address: self.address, doing: "sending pieces" })?;
             match chunk {
                 Ok(Some(bytes)) => self.buffer.extend_from_slice(&bytes),
-                Ok(None) if self.check.ended && self.buffer.is_empty() => return Ok(None),
+                Ok(None) if self.check.ended && self.buffer.is_empty() => {
+                    if let Some(stream) = self.stream.take() {
+                        stream.end();
+                    }
+                    return Ok(None);
+                }
                 Ok(None) => return Err(PeerError::Interrupted { address: self.address, source: None }),
                 Err(source) => {
-                    return Err(PeerError::Interrupted { address: self.address, source: Some(source) });
+                    return Err(PeerError::Interrupted {
+                        address: self.address,
+                        source: Some(source.into()),
+                    });
                 }
             }
         }

@@ -43,7 +43,7 @@ const COMMON_NAME: &str = "twinshare";
 pub struct CredentialsError(String);
 
 impl CredentialsError {
-    fn new(error: impl fmt::Display) -> Self {
+    pub(super) fn new(error: impl fmt::Display) -> Self {
         Self(error.to_string())
     }
 }

@@ -24,34 +24,43 @@ async fn hostile(body: Vec<u8>, then: Then, idle: Duration) -> PeerClient {
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let mut stream = acceptor.accept(stream).await.unwrap();
-            let mut request = vec![0; 1 << 20];
-            while let Ok(length) = stream.read(&mut request).await
-                && length > 0
-            {
-                if request.starts_with(b"GET /v1/node") {
-                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{info}", info.len());
-                    stream.write_all(head.as_bytes()).await.unwrap();
-                    continue;
-                }
-                let head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
-                stream.write_all(head).await.unwrap();
-                let mut sent = stream.write_all(&body).await;
-                while sent.is_ok() && then == Then::Repeat {
-                    sent = stream.write_all(&body).await;
-                }
-                let _ = stream.flush().await;
-                if then == Then::Silence {
-                    std::future::pending::<()>().await;
-                }
-                let _ = stream.shutdown().await;
-                break;
-            }
+            let stream = acceptor.accept(stream).await.unwrap();
+            tokio::spawn(answer_all(stream, info.clone(), body.clone(), then));
         }
     });
     PeerClient::connect(&Credentials::new(&identity(2)).unwrap(), &[address], Expected::Any, idle)
         .await
         .unwrap()
+}
+
+async fn answer_all(
+    mut stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
+    info: String,
+    body: Vec<u8>,
+    then: Then,
+) {
+    let mut request = vec![0; 1 << 20];
+    while let Ok(length) = stream.read(&mut request).await
+        && length > 0
+    {
+        if request.starts_with(b"GET /v1/node") {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{info}", info.len());
+            stream.write_all(head.as_bytes()).await.unwrap();
+            continue;
+        }
+        let head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let mut sent = stream.write_all(&body).await;
+        while sent.is_ok() && then == Then::Repeat {
+            sent = stream.write_all(&body).await;
+        }
+        let _ = stream.flush().await;
+        if then == Then::Silence {
+            std::future::pending::<()>().await;
+        }
+        let _ = stream.shutdown().await;
+        break;
+    }
 }
 
 fn framed(kind: Kind, index: u32, payload: &[u8]) -> Vec<u8> {
