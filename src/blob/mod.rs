@@ -39,6 +39,18 @@ pub fn ranges(groups: &Groups) -> impl Iterator<Item = std::ops::Range<u64>> {
     boundaries.chunks_exact(2).map(|pair| pair[0]..pair[1])
 }
 
+/// Groups in one slice (256 KiB), which begins at a multiple of so many: a reader gets on with the first while the next is on
+/// its way, and all who read of one file ask for the same slices, of each other and of what was sent before.
+const SLICE: u64 = 16;
+
+/// A set of groups, cut into the slices that are asked for.
+pub fn slices(groups: &Groups) -> impl Iterator<Item = std::ops::Range<u64>> {
+    ranges(groups).flat_map(|range| {
+        (range.start / SLICE..range.end.div_ceil(SLICE))
+            .map(move |slice| range.start.max(slice * SLICE)..range.end.min((slice + 1) * SLICE))
+    })
+}
+
 /// How many groups are in a set.
 pub fn count(groups: &Groups) -> u64 {
     ranges(groups).map(|range| range.end - range.start).sum()

@@ -204,13 +204,12 @@ impl Fetcher {
 
     /// Fetches what a program will probably read soon that had to wait for some groups of a file.
     fn bring_along(&self, lane: &Arc<Lane>, blob: &Blob, touched: Range<u64>, around: &dyn Surroundings) {
-        if blob.is_whole() {
-            lane.along(around.nearby().into_iter().map(Want::Blob));
-        } else if blob.size <= self.options.mapped {
+        if !blob.is_whole() && blob.size <= self.options.mapped {
             let first = touched.start / WINDOW * WINDOW;
             let last = touched.end.next_multiple_of(WINDOW).min(blob.groups());
             lane.read_ahead(*blob, first..last);
         }
+        lane.along(around.nearby().into_iter().map(Want::Blob));
     }
 
     /// Fills `buffer` with the blob's bytes from `offset`, out of what came and else out of the store; false when some

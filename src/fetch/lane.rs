@@ -21,7 +21,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    blob::{Blob, Groups, ranges},
+    blob::{Blob, Groups, slices},
     store::{StoreError, WriteStore},
     types::{Digest, WorkspaceId},
 };
@@ -41,10 +41,6 @@ const REQUEST_PIECES: usize = 1024;
 
 /// Bytes in a second that an answer must bring at least, beyond the deadline: below that nobody can work with it.
 const SLOWEST: u64 = 1_000_000;
-
-/// Groups in one slice (256 KiB), which begins at a multiple of so many: a reader gets on with the first while the next is
-/// on its way, and readers of one file who share its fetching ask each other for the same slices.
-const SLICE_GROUPS: u64 = 16;
 
 /// The pause before holders that couldn't be reached are asked again; it doubles each time …
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -163,20 +159,26 @@ impl Lane {
         ticket
     }
 
-    /// Queues those of some tree objects and small blobs that aren't held, behind all that somebody waits for and as far as
-    /// the budget goes.
+    /// Queues those of some tree objects and blobs that aren't held, in this order, behind all that somebody waits for and as
+    /// far as the budget goes.
     pub(super) fn along(self: &Arc<Self>, wants: impl Iterator<Item = Want>) {
         if self.late.load(Ordering::Relaxed) {
             return;
         }
         let lacking = |want: &Want| match want {
-            Want::Blob(blob) => self.store.held(blob).is_ok_and(|held| held.is_empty()),
+            Want::Blob(blob) if blob.is_whole() => self.store.held(blob).is_ok_and(|held| held.is_empty()),
             // Looked for when its turn comes, since that takes a read.
             _ => true,
         };
         let lacking: Vec<Want> = wants.filter(lacking).collect();
         let mut state = self.state();
         for want in lacking {
+            if let Want::Blob(blob) = want
+                && !blob.is_whole()
+            {
+                self.add_slices(&mut state, blob, 0..blob.groups(), false, Class::Readahead);
+                continue;
+            }
             if state.open.whole.contains_key(&want) {
                 continue;
             }
@@ -214,6 +216,19 @@ impl Lane {
 
     fn queue_slices(self: &Arc<Self>, blob: Blob, groups: Range<u64>, anew: bool, class: Class) -> Ticket {
         let mut state = self.state();
+        let ticket = self.add_slices(&mut state, blob, groups, anew, class);
+        self.start(&mut state);
+        ticket
+    }
+
+    fn add_slices(
+        &self,
+        state: &mut State,
+        blob: Blob,
+        groups: Range<u64>,
+        anew: bool,
+        class: Class,
+    ) -> Ticket {
         let mut missing = Groups::from(groups);
         if !anew {
             // A store that can't say what it holds holds nothing.
@@ -229,14 +244,7 @@ impl Lane {
                 ticket.add(&job);
             }
         }
-        let slices = ranges(&missing).flat_map(|range| {
-            let first = range.start / SLICE_GROUPS..range.end.div_ceil(SLICE_GROUPS);
-            first.map(move |slice| {
-                let slice = slice * SLICE_GROUPS..(slice + 1) * SLICE_GROUPS;
-                range.start.max(slice.start)..range.end.min(slice.end)
-            })
-        });
-        for groups in slices {
+        for groups in slices(&missing) {
             let want = Want::Slice { blob, groups };
             let ahead = match class {
                 // Bounded by whoever waits.
@@ -251,7 +259,6 @@ impl Lane {
             state.open.slices.entry(blob.digest).or_default().push(job.clone());
             state.queue(class).push_back(job);
         }
-        self.start(&mut state);
         ticket
     }
 

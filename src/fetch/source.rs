@@ -65,7 +65,7 @@ pub trait Surroundings: Sync {
     /// Whether something is launched by this read: the file is being executed, or is what an interpreter reads first.
     fn is_program(&self) -> bool;
 
-    /// Small blobs that will probably be wanted soon, most likely first.
+    /// Blobs that will probably be wanted whole soon, the next one first.
     fn nearby(&self) -> Vec<Blob>;
 }
 

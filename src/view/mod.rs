@@ -12,6 +12,7 @@ mod links;
 mod listing;
 mod node;
 mod refresh;
+mod scan;
 
 #[cfg(test)]
 mod tests;
@@ -35,13 +36,14 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, poll, stream};
 
 use crate::{
-    blob::Blob,
+    blob::{Blob, WHOLE_MAX},
     fetch::{FileContent, Source, SourceError, Surroundings},
     tree::{Content, Extent, Kind, Page},
     types::{Digest, Name, WorkspaceId},
 };
 use folder::{Folder, FolderCache};
 use node::{Node, NodeKind, Remote, Table};
+use scan::Scans;
 
 /// The folder of the mount that links leaving their workspace are shown to point into.
 pub const OUTSIDE: &str = ".outside";
@@ -127,6 +129,7 @@ pub struct View {
     listing: RwLock<Arc<Listing>>,
     table: Mutex<Table>,
     folders: FolderCache,
+    scans: Scans,
     /// Held while a new listing is taken over: one at a time.
     refreshing: tokio::sync::Mutex<()>,
     invalidations: tokio::sync::mpsc::UnboundedSender<Invalidation>,
@@ -160,7 +163,8 @@ impl Surroundings for Around<'_> {
     }
 
     fn nearby(&self) -> Vec<Blob> {
-        self.view.siblings(self.node)
+        let next = self.view.next_in_order(self.node);
+        if next.is_empty() { self.view.siblings(self.node) } else { next }
     }
 }
 
@@ -177,6 +181,7 @@ impl View {
             listing: RwLock::default(),
             table: Mutex::new(Table::new()),
             folders: FolderCache::new(),
+            scans: Scans::new(),
             refreshing: tokio::sync::Mutex::default(),
             invalidations,
             told: Mutex::default(),
@@ -378,6 +383,11 @@ impl View {
     /// Small files of the same folder, which are cheaper to fetch along than one by one: who reads one of them mostly reads
     /// others, as an interpreter that imports a package.
     fn siblings(&self, node: &Node) -> Vec<Blob> {
+        let is_small = matches!(&node.kind, NodeKind::Remote(Remote { entry, .. })
+            if matches!(entry.kind, Kind::File { size, .. } if size <= WHOLE_MAX));
+        if !is_small {
+            return Vec::new();
+        }
         let Some(folder) = self.folder_around(node) else { return Vec::new() };
         let small = folder.near(node.kind.name()).filter_map(|entry| match entry.kind {
             Kind::File { size, content: Content::Blob(digest) } if (1..=SIBLING).contains(&size) => {

@@ -263,6 +263,45 @@ fn a_read_tells_of_small_files_nearby() {
 }
 
 #[test]
+fn whoever_reads_in_the_order_of_the_listing_gets_the_next_files_ahead() {
+    let mut bench = Bench::new();
+    let sized = |size: usize| "x".repeat(size);
+    let mut sizes = 1..;
+    let mut some = |count: usize| -> Vec<Entry> {
+        let file = |size| bench.memory.file(&format!("f{size:02}"), 1, &sized(size));
+        sizes.by_ref().take(count).map(file).collect()
+    };
+    let (a, b) = (some(5), some(40));
+    let below = [bench.memory.folder("a", &a), bench.memory.folder("b", &b)];
+    let outside = bench.memory.file("outside", 1, "1000");
+    let beside = bench.memory.folder("beside", &[outside]);
+    bench.show(&[beside, bench.memory.folder("scanned", &below)]);
+    // All files of the scanned folder, as they're listed: their paths and sizes.
+    let mut listed = Vec::new();
+    let mut folders = vec![("a", a), ("b", b)];
+    folders.sort_by_key(|(name, _)| Cookie::of(name.as_bytes()));
+    for (folder, mut files) in folders {
+        files.sort_by_key(|file| Cookie::of(file.name.as_bytes()));
+        listed.extend(files.into_iter().map(|file| match file.kind {
+            Kind::File { size, .. } => (format!("ann/lab/scanned/{folder}/{}", file.name), size),
+            _ => unreachable!("only files were made"),
+        }));
+    }
+    let nearby = |place: usize| -> Vec<u64> {
+        bench.cat(bench.walk(&listed[place].0).unwrap().ino).unwrap();
+        bench.memory.nearby.lock().unwrap().iter().map(|blob| blob.size).collect()
+    };
+    let behind = |place: usize| -> Vec<u64> { listed[place + 1..].iter().map(|(_, size)| *size).collect() };
+    // Across the folders, but not beyond the one in which all that was read lies.
+    (0..5).for_each(|place| assert_ne!(nearby(place), behind(place)));
+    assert_eq!(nearby(5), behind(5));
+    assert_eq!(nearby(30), behind(30), "some of them may have come already");
+    // Another order is no order.
+    assert_ne!(nearby(3), behind(3));
+    assert_ne!(nearby(6), behind(6));
+}
+
+#[test]
 fn whoever_looks_into_many_folders_gets_the_next_ones_ahead() {
     let mut bench = Bench::new();
     let folders: Vec<_> = (10..90)
