@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use tokio::sync::mpsc;
@@ -50,6 +51,14 @@ impl Profiles {
         }
     }
 
+    /// All that are kept of a workspace, the one changed last first. May block on the disk.
+    pub(crate) fn list(&self, workspace: &WorkspaceId) -> Vec<Profile> {
+        let folder = self.folder.join(workspace.to_string());
+        let mut kept = kept(&folder).unwrap_or_default();
+        kept.sort_by(|a, b| b.cmp(a));
+        kept.into_iter().filter_map(|(_, file)| files::read_json(&file).ok().flatten()).collect()
+    }
+
     /// Adds what a launch has read. May block on the disk.
     pub(crate) fn merge(&self, workspace: &WorkspaceId, program: &PathKey, read: Profile) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,14 +89,21 @@ fn make_room(folder: &Path, file: &Path) -> std::io::Result<()> {
     if file.exists() {
         return Ok(());
     }
-    let mut kept = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        kept.push((entry.metadata()?.modified()?, entry.path()));
-    }
+    let mut kept = kept(folder)?;
     kept.sort();
     let surplus = (kept.len() + 1).saturating_sub(MAX_PROFILES);
     kept.iter().take(surplus).try_for_each(|(_, path)| fs::remove_file(path))
+}
+
+/// The files of profiles, and when they were changed.
+fn kept(folder: &Path) -> std::io::Result<Vec<(SystemTime, PathBuf)>> {
+    let entries = fs::read_dir(folder)?;
+    entries
+        .map(|entry| {
+            let entry = entry?;
+            Ok((entry.metadata()?.modified()?, entry.path()))
+        })
+        .collect()
 }
 
 /// Attends to launches.
@@ -172,11 +188,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (a, b) = (PathKey::from_bytes([1; 16]), PathKey::from_bytes([2; 16]));
         let profiles = Profiles::open(folder.path());
-        assert!(profiles.get(&LAB, &a).is_empty());
+        assert!(profiles.get(&LAB, &a).is_empty() && profiles.list(&LAB).is_empty());
         profiles.merge(&LAB, &a, profile("x"));
         profiles.merge(&LAB, &a, profile("y"));
         let again = Profiles::open(folder.path());
         assert_eq!(again.get(&LAB, &a).files().len(), 2);
+        assert_eq!(again.list(&LAB), [again.get(&LAB, &a)]);
         assert!(again.get(&LAB, &b).is_empty());
         fs::write(profiles.file(&LAB, &a), "{").unwrap();
         profiles.merge(&LAB, &a, profile("z"));

@@ -8,7 +8,9 @@ use tokio::{sync::watch, time::Instant};
 use twinshare::{
     blob::Blob,
     fetch::Fetcher,
-    peer::{Capability, Catalogue, Held, NodeInfo, PieceRequest, Refusal, Served, ServedWorkspace},
+    peer::{
+        Capability, Catalogue, ExpectedPieces, Held, NodeInfo, PieceRequest, Refusal, Served, ServedWorkspace,
+    },
     store::{ReadStore, StoreError},
     types::{Digest, NodeId, WorkspaceId},
 };
@@ -42,6 +44,10 @@ impl Served for Service {
         reader: Option<NodeId>,
     ) -> Result<Arc<dyn ServedWorkspace>, Refusal> {
         self.sharing.workspace(id, reader)
+    }
+
+    fn expected(&self) -> Vec<ExpectedPieces> {
+        self.sharing.expected()
     }
 
     fn held(&self, _: NodeId, capability: &Capability) -> Result<Arc<dyn Held>, Refusal> {

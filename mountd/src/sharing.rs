@@ -12,12 +12,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 use twinshare::{
-    blob::Blob,
+    blob::{Blob, Groups, slices},
     peer::{
-        self, Capability, Catalogue, Grant, Head, Identity, NodeInfo, OwnerPath, PieceRequest, Refusal,
-        ServeError, ServedWorkspace, SignedHead, WorkspaceInfo,
+        self, Capability, Catalogue, ExpectedPieces, Grant, Head, Identity, NodeInfo, OwnerPath,
+        PieceRequest, Refusal, ServeError, ServedWorkspace, SignedHead, WorkspaceInfo,
     },
-    profile::Profile,
+    profile::{Profile, Touched},
     publish::{self, Access, LocalBlob, PublishError, Share, ShareOptions, Shares},
     types::{Digest, HostName, Name, NodeId, PathKey, WorkspaceId, WorkspaceName},
 };
@@ -239,6 +239,9 @@ impl Sharing {
     }
 
     fn may_read(&self, share: &Share, reader: Option<NodeId>) -> bool {
+        if reader == Some(self.identity.id()) {
+            return true;
+        }
         match share.access() {
             Access::Public => self.decision(share, reader).unwrap_or(true),
             Access::Ask | Access::Peers => self.decision(share, reader).unwrap_or(false),
@@ -372,6 +375,23 @@ impl Sharing {
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// What launches are known to read of the workspaces that are shared, as they ask for it.
+    pub(crate) fn expected(&self) -> Vec<ExpectedPieces> {
+        let of_share = |share: Arc<Share>| {
+            let touched = |Touched { path, groups }: Touched| {
+                let blob = share.content(&path)?;
+                let there = groups.intersection::<[u64; 2]>(&Groups::from(0..blob.groups()));
+                Some(slices(&there).map(|groups| (blob, groups)).collect::<Vec<_>>())
+            };
+            let profiles = self.profiles.list(&share.id());
+            let pieces = profiles.into_iter().flat_map(Vec::from).filter_map(touched).flatten().collect();
+            let reader = Some(self.identity.id());
+            let workspace = Opened { sharing: self.this.clone(), share: share.clone(), reader };
+            (Arc::new(workspace) as Arc<dyn ServedWorkspace>, pieces)
+        };
+        self.shares.list().into_iter().map(of_share).collect()
     }
 
     pub(crate) fn workspace(

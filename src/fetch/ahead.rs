@@ -10,7 +10,7 @@ use crate::{
 
 impl Fetcher {
     /// Fetches what isn't held of what a profile names in a snapshot, in its order, behind what somebody waits for and what
-    /// is read ahead. What is no longer there, or can't be had, is left out; a node that can't be reached ends it.
+    /// is read ahead; what is held is brought into memory. What is no longer there, or can't be had, is left out; a node that can't be reached ends it.
     ///
     /// Dropping the future stops it; what came stays.
     pub async fn stream(
@@ -35,6 +35,7 @@ impl Fetcher {
                 Ok(_) | Err(_) => continue,
             };
             let there = touched.groups.intersection::<[u64; 2]>(&Groups::from(0..blob.groups()));
+            self.store().will_read(&blob, &there);
             queued.extend(ranges(&there).map(|groups| lane.launch(blob, groups)));
         }
         for ticket in queued {

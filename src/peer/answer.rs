@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{
     frame::{self, BUNDLE, BUNDLE_LENGTH, Kind},
-    packed::{Packed, PackedPieces, PieceKey},
+    packed::{self, Packed, PackedPieces, PieceKey},
     service::{ServeError, ServedWorkspace},
     wire::{ANSWER_BUDGET, PieceRequest, SUBTREE_BUDGET},
 };
@@ -98,17 +98,10 @@ impl Producer {
         let (kind, result) = match piece {
             PieceRequest::Tree { tree, subtree } => return self.tree(index, tree, subtree, output),
             PieceRequest::Blob { blob, size } => {
-                let blob = Blob { digest: blob, size };
-                let of_size = |bytes: Bytes| {
-                    if bytes.len() as u64 == size { Ok(bytes) } else { Err(ServeError::Unknown) }
-                };
-                let read = |from: &dyn ServedWorkspace| from.blob(&blob.digest).and_then(of_size);
-                (Kind::Blob, self.content((blob, 0..0), read))
+                (Kind::Blob, self.content((Blob { digest: blob, size }, 0..0)))
             }
             PieceRequest::Slice { slice, size, groups: [start, end] } => {
-                let blob = Blob { digest: slice, size };
-                let read = |from: &dyn ServedWorkspace| from.slice(&blob, start..end).map(Bytes::from);
-                (Kind::Slice, self.content((blob, start..end), read))
+                (Kind::Slice, self.content((Blob { digest: slice, size }, start..end)))
             }
             PieceRequest::Outline { outline, size, window } => {
                 let blob = Blob { digest: outline, size };
@@ -133,17 +126,13 @@ impl Producer {
     }
 
     /// A piece of content as it was sent before, if its file is still there as it was, or else read anew.
-    fn content(
-        &self,
-        key: PieceKey,
-        read: impl FnOnce(&dyn ServedWorkspace) -> Result<Bytes, ServeError>,
-    ) -> Result<Packed, ServeError> {
+    fn content(&self, key: PieceKey) -> Result<Packed, ServeError> {
         if let Some(packed) = self.packed.get(&key) {
             self.workspace.check(&key.0)?;
             return Ok(packed);
         }
-        let packed = Packed::new(read(&*self.workspace)?, CONTENT_LEVEL);
-        self.packed.put(key, &packed);
+        let packed = Packed::new(read(&*self.workspace, &key)?, CONTENT_LEVEL);
+        self.packed.put(key, &packed, false);
         Ok(packed)
     }
 
@@ -191,6 +180,34 @@ impl Producer {
         }
         !walk.queue.is_empty()
     }
+}
+
+/// A piece of content as the workspace has it: a whole blob, or some groups of a larger one.
+fn read(workspace: &dyn ServedWorkspace, (blob, groups): &PieceKey) -> Result<Bytes, ServeError> {
+    if !groups.is_empty() {
+        return workspace.slice(blob, groups.clone()).map(Bytes::from);
+    }
+    let bytes = workspace.blob(&blob.digest)?;
+    if bytes.len() as u64 == blob.size { Ok(bytes) } else { Err(ServeError::Unknown) }
+}
+
+/// Compresses some groups of a blob at zstd's `level` and keeps them, unless that has been done or it can't be read; gives
+/// the bytes that they take. What is asked for of a small blob is all of it.
+pub(super) fn make_ready(
+    workspace: &dyn ServedWorkspace,
+    packed: &PackedPieces,
+    (blob, groups): PieceKey,
+    level: i32,
+) -> usize {
+    let key = (blob, if blob.is_whole() { 0..0 } else { groups });
+    packed.ready(&key).unwrap_or_else(|| match read(workspace, &key) {
+        Ok(bytes) => {
+            let piece = Packed::new(bytes, level);
+            packed.put(key, &piece, true);
+            packed::cost(&piece)
+        }
+        Err(_) => 0,
+    })
 }
 
 /// The objects that a tree object names.

@@ -8,6 +8,7 @@ mod capability;
 mod client;
 mod frame;
 mod identity;
+mod line;
 mod packed;
 mod receive;
 mod service;
@@ -21,7 +22,7 @@ pub use capability::Capability;
 pub use client::{IDLE, PeerClient, PeerError};
 pub use identity::{Identity, IdentityError, NotSigned, Signature, fingerprint, verify};
 pub use receive::{Answer, Piece, RefusedPiece};
-pub use service::{Held, Refusal, ServeError, Served, ServedWorkspace, serve};
+pub use service::{ExpectedPieces, Held, Refusal, ServeError, Served, ServedWorkspace, serve};
 pub use tls::{Credentials, CredentialsError, Expected};
 pub use wire::{
     Access, BatchRequest, Catalogue, Grant, Head, MAX_BATCH, MAX_HOLDERS, MAX_PIECES, MAX_RANGE, MAX_WAIT,

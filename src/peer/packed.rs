@@ -100,7 +100,8 @@ pub(super) struct PackedPieces {
 
 #[derive(Debug)]
 struct Kept {
-    pieces: LruCache<PieceKey, Packed>,
+    /// With each, whether it was made ready with time to spare.
+    pieces: LruCache<PieceKey, (Packed, bool)>,
     bytes: usize,
 }
 
@@ -112,27 +113,38 @@ impl PackedPieces {
 
     /// The piece, if it was sent lately.
     pub(super) fn get(&self, key: &PieceKey) -> Option<Packed> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).pieces.get(key).cloned()
+        self.kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pieces
+            .get(key)
+            .map(|(packed, _)| packed.clone())
+    }
+
+    /// The bytes of a piece, if it has been made ready.
+    pub(super) fn ready(&self, key: &PieceKey) -> Option<usize> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.pieces.peek(key).filter(|(_, ready)| *ready).map(|(packed, _)| cost(packed))
     }
 
     /// Remembers a piece. What isn't compressed is quicker read again than it's worth its room.
-    pub(super) fn put(&self, key: PieceKey, packed: &Packed) {
+    pub(super) fn put(&self, key: PieceKey, packed: &Packed, ready: bool) {
         if !packed.compressed || cost(packed) > self.budget {
             return;
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.bytes += cost(packed);
-        let before = kept.pieces.put(key, packed.clone());
-        kept.bytes -= before.map_or(0, |before| cost(&before));
+        let before = kept.pieces.put(key, (packed.clone(), ready));
+        kept.bytes -= before.map_or(0, |(before, _)| cost(&before));
         while kept.bytes > self.budget
-            && let Some((_, oldest)) = kept.pieces.pop_lru()
+            && let Some((_, (oldest, _))) = kept.pieces.pop_lru()
         {
             kept.bytes -= cost(&oldest);
         }
     }
 }
 
-fn cost(packed: &Packed) -> usize {
+pub(super) fn cost(packed: &Packed) -> usize {
     packed.body.len() + ENTRY
 }
 
@@ -172,21 +184,21 @@ mod tests {
     fn the_budget_holds_what_was_sent_last() {
         let pieces = PackedPieces::new(3 * (1000 + ENTRY));
         for n in 0..3 {
-            pieces.put(key(n), &packed(1000));
+            pieces.put(key(n), &packed(1000), false);
         }
         assert_eq!(pieces.get(&key(0)), Some(packed(1000)));
-        pieces.put(key(3), &packed(1000));
+        pieces.put(key(3), &packed(1000), false);
         assert_eq!([0, 1, 2, 3].map(|n| pieces.get(&key(n)).is_some()), [true, false, true, true]);
         // The same again takes no more room.
         for _ in 0..10 {
-            pieces.put(key(3), &packed(1000));
+            pieces.put(key(3), &packed(1000), false);
         }
         assert_eq!([0, 2, 3].map(|n| pieces.get(&key(n)).is_some()), [true; 3]);
         // What is larger than all room leaves the others where they are, and so does what isn't compressed.
-        pieces.put(key(4), &packed(4000));
-        pieces.put(key(5), &Packed { compressed: false, ..packed(1000) });
+        pieces.put(key(4), &packed(4000), false);
+        pieces.put(key(5), &Packed { compressed: false, ..packed(1000) }, false);
         assert_eq!([0, 2, 3, 4, 5].map(|n| pieces.get(&key(n)).is_some()), [true, true, true, false, false]);
-        pieces.put(key(6), &packed(3000));
+        pieces.put(key(6), &packed(3000), false);
         assert_eq!([0, 2, 3, 6].map(|n| pieces.get(&key(n)).is_some()), [false, false, false, true]);
     }
 }

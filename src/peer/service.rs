@@ -1,5 +1,6 @@
 mod passing;
 mod profile;
+mod ready;
 
 use std::{
     collections::HashMap,
@@ -107,7 +108,14 @@ pub trait Served: Send + Sync + 'static {
     /// What is held of another's workspace, for `reader`, whose `capability` is signed and names it and the workspace.
     /// Whether the capability's owner is that workspace's and its time has come to an end is judged here.
     fn held(&self, reader: NodeId, capability: &Capability) -> Result<Arc<dyn Held>, Refusal>;
+
+    /// What readers will probably ask for: groups of blobs, as they'd be asked for, the likeliest first. May block on the
+    /// disk.
+    fn expected(&self) -> Vec<ExpectedPieces>;
 }
+
+/// What will probably be asked for of a workspace.
+pub type ExpectedPieces = (Arc<dyn ServedWorkspace>, Vec<(Blob, Range<u64>)>);
 
 /// One workspace, as a reader who is allowed to sees it. All calls may block on the disk.
 pub trait ServedWorkspace: Send + Sync {
@@ -177,9 +185,11 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), CredentialsError> {
     let tls = TlsAcceptor::from(Arc::new(credentials.server_config()?));
-    let router = router(shares);
+    let service = Service::new(shares);
+    let router = router(service.clone());
     let slots = Slots::default();
     let (stop, stopping) = watch::channel(false);
+    let ready = tokio::spawn(ready::keep_ready(service));
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -210,6 +220,7 @@ pub async fn serve(
         }
     }
     drop(listener);
+    ready.abort();
     stop.send_replace(true);
     let all = async { while connections.join_next().await.is_some() {} };
     let _ = timeout(FAREWELL, all).await;
@@ -348,22 +359,15 @@ struct Service {
     passings: Arc<Semaphore>,
     /// Launch profiles that may be being told.
     offers: Arc<Semaphore>,
+    /// Tells when a launch profile has been told.
+    told: Arc<Notify>,
     /// What was compressed for earlier answers.
     packed: Arc<PackedPieces>,
     /// Threads that may read and compress at a time: more would only keep the mount's own reads from theirs.
     threads: Arc<Semaphore>,
 }
 
-fn router(shares: Arc<dyn Served>) -> Router {
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let service = Service {
-        shares,
-        answers: Arc::new(Semaphore::new(ANSWERS)),
-        passings: Arc::new(Semaphore::new(passing::PASSINGS)),
-        offers: Arc::new(Semaphore::new(profile::OFFERS)),
-        packed: Arc::new(PackedPieces::new(PACKED)),
-        threads: Arc::new(Semaphore::new(2 * cores)),
-    };
+fn router(service: Service) -> Router {
     Router::new()
         .route("/v1/node", get(node))
         .route("/v1/catalogue", get(catalogue))
@@ -538,6 +542,19 @@ fn answered(body: Body) -> Response {
 }
 
 impl Service {
+    fn new(shares: Arc<dyn Served>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            shares,
+            answers: Arc::new(Semaphore::new(ANSWERS)),
+            passings: Arc::new(Semaphore::new(passing::PASSINGS)),
+            offers: Arc::new(Semaphore::new(profile::OFFERS)),
+            told: Arc::default(),
+            packed: Arc::new(PackedPieces::new(PACKED)),
+            threads: Arc::new(Semaphore::new(2 * cores)),
+        }
+    }
+
     /// Runs what may block on a thread that may.
     async fn blocking<T: Send + 'static>(
         &self,

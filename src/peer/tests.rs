@@ -1,7 +1,9 @@
 //! Two nodes over TLS on loopback, and servers that don't keep to the rules.
 
 mod hostile;
+mod lines;
 mod passing;
+mod ready;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -56,6 +58,7 @@ struct Shares {
     catalogues: AtomicUsize,
     grants: Mutex<Vec<Grant>>,
     co_readers: Vec<NodeId>,
+    expected: Mutex<Vec<(Blob, Range<u64>)>>,
     profiles: Mutex<HashMap<PathKey, Profile>>,
 }
 
@@ -74,6 +77,7 @@ impl Shares {
             grants: Mutex::default(),
             co_readers: Vec::new(),
             profiles: Mutex::default(),
+            expected: Mutex::default(),
         }
     }
 
@@ -157,6 +161,11 @@ impl Served for Owned {
             PRIVATE => Err(Refusal::Denied),
             _ => Err(Refusal::Unknown),
         }
+    }
+
+    fn expected(&self) -> Vec<ExpectedPieces> {
+        let pieces = self.0.expected.lock().unwrap().clone();
+        vec![(Arc::new(Self(self.0.clone())), pieces)]
     }
 
     fn held(&self, _: NodeId, _: &Capability) -> Result<Arc<dyn Held>, Refusal> {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{
+    item::ItemKind,
     model::Model,
     objects::Objects,
     place::{Root, join},
@@ -21,8 +22,9 @@ use super::{
     shares::{Engine, PublishError},
 };
 use crate::{
+    blob::Blob,
     tree::Totals,
-    types::{Digest, Timestamp, WorkspaceId},
+    types::{Digest, Name, Timestamp, WorkspaceId},
     workspace::Manifest,
 };
 
@@ -144,6 +146,15 @@ impl Share {
     /// A tree object of the newest head or one of the few before it.
     pub fn tree(&self, digest: &Digest) -> Option<Bytes> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner).get(digest)
+    }
+
+    /// The content of the file at a path, if it's shared and hashed.
+    pub fn content(&self, path: &[Name]) -> Option<Blob> {
+        let model = self.model();
+        let (_, item) = model.find(path)?;
+        let ItemKind::File { size, state } = &item.kind else { return None };
+        let extents = state.extents().map(|extents| extents.iter().map(|extent| extent.length).sum());
+        Some(Blob { digest: item.digest()?, size: extents.unwrap_or(*size) })
     }
 
     /// What isn't shared, and why.

@@ -355,7 +355,10 @@ fn case_08_names_are_bytes() {
     for name in all {
         assert_eq!(digest(&found[name]), Some(Digest::of(name)));
         assert_eq!(read(&share, name).unwrap(), name);
+        let blob = Blob { digest: Digest::of(name), size: name.len() as u64 };
+        assert_eq!(share.content(&[Name::new(name).unwrap()]), Some(blob));
     }
+    assert_eq!(share.content(&names("none")), None);
     assert_eq!(found.len(), 5);
 }
 

@@ -255,3 +255,20 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn that_something_will_be_read_changes_nothing() {
+    over_all(|store| {
+        let (large, (whole, bytes)) = (Sample::new(400_000, 3), small(b"small"));
+        let all = Groups::from(0..large.blob.groups());
+        store.will_read(&large.blob, &all);
+        store.will_read(&whole, &Groups::from(0..1));
+        assert!(store.held(&large.blob).unwrap().is_empty() && store.held(&whole).unwrap().is_empty());
+        store.put_slice(&large.slice(0..4)).unwrap();
+        store.put_blob(&bytes).unwrap();
+        store.will_read(&large.blob, &all);
+        store.will_read(&whole, &Groups::from(0..1));
+        assert_eq!(store.held(&large.blob).unwrap(), Groups::from(0..4));
+        assert_eq!(read_all(store, &whole).unwrap(), b"small");
+    });
+}

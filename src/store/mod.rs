@@ -72,6 +72,9 @@ pub trait ReadStore: Send + Sync {
     /// content undefined, when some of them are not held.
     fn read_at(&self, blob: &Blob, offset: u64, buffer: &mut [u8]) -> Result<bool, StoreError>;
 
+    /// Some groups of the blob will be read soon: what is held of them may be brought into memory meanwhile.
+    fn will_read(&self, _blob: &Blob, _groups: &Groups) {}
+
     /// Some groups of a large blob with the hashes that show them right, as [`encode_slice`] makes them; none when some of
     /// them aren't held.
     fn slice(&self, blob: &Blob, groups: Range<u64>) -> Result<Option<Vec<u8>>, StoreError>;

@@ -102,6 +102,10 @@ impl Served for Content {
         }
     }
 
+    fn expected(&self) -> Vec<twinshare::peer::ExpectedPieces> {
+        Vec::new()
+    }
+
     fn held(&self, _: NodeId, capability: &Capability) -> Result<Arc<dyn Held>, Refusal> {
         if capability.workspace != LAB {
             self.0.surprised.store(true, Ordering::SeqCst);

@@ -52,6 +52,7 @@ pub(super) async fn take(
     let _turn = service.offers.try_acquire().map_err(|_| ServiceError::busy())?;
     let profile: Profile = json_body(body, MAX_PROFILE).await?;
     service.blocking(move || workspace.offer(&program, profile)).await?;
+    service.told.notify_one();
     Ok(Json(()).into_response())
 }
 

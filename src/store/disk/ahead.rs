@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     num::NonZeroU64,
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -40,6 +41,11 @@ pub(super) fn around(file: &File, blob: &Blob, offset: u64) {
     if blob.size <= LIBRARY {
         ask(file, offset / STEP * STEP, STEP);
     }
+}
+
+/// Asks for what will be read.
+pub(super) fn bring(file: &File, bytes: Range<u64>) {
+    ask(file, bytes.start, bytes.end - bytes.start);
 }
 
 /// What the kernel has already is not read again.

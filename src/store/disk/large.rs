@@ -241,6 +241,17 @@ impl Disk {
         Ok([self.files.read(content)?, self.files.read(outboard)?])
     }
 
+    /// Has the system begin to read some groups, as far as they're held.
+    pub(super) fn bring_large(&self, blob: &Blob, groups: &Groups) -> Result<(), StoreError> {
+        let Some(large) = self.large(blob)? else { return Ok(()) };
+        let failed = disk(format!("read blob {}", blob.digest.short()));
+        let [content, outboard] = self.open_both(&large).map_err(failed)?;
+        ahead::bring(&outboard, 0..outboard_length(blob.groups()));
+        // What isn't held is a hole, which costs nothing.
+        ranges(groups).for_each(|range| ahead::bring(&content, range.start * GROUP..range.end * GROUP));
+        Ok(())
+    }
+
     pub(super) fn put_large(&self, slice: &VerifiedSlice) -> Result<(), StoreError> {
         let blob = slice.blob();
         let large = self.large_or_new(&blob)?;

@@ -224,6 +224,15 @@ impl Disk {
         Ok(None)
     }
 
+    /// Has the system begin to read a piece.
+    fn bring_packed(&self, key: PackedKey) -> Result<(), StoreError> {
+        let Some(place) = self.place(&key)? else { return Ok(()) };
+        let file = self.files.read(FileKey::Pack(place.pack));
+        let file = file.map_err(disk(format!("read piece {}", key.digest.short())))?;
+        ahead::bring(&file, place.offset..place.end());
+        Ok(())
+    }
+
     fn put_packed(&self, key: PackedKey, content: &[u8]) -> Result<(), StoreError> {
         if self.place(&key)?.is_some() {
             return Ok(());
@@ -274,6 +283,16 @@ impl ReadStore for DiskStore {
                 Ok(true)
             }
             _ => Ok(false),
+        }
+    }
+
+    fn will_read(&self, blob: &Blob, groups: &Groups) {
+        let brought = match blob.is_whole() {
+            true => self.disk.bring_packed(PackedKey { kind: Kind::Blob, digest: blob.digest }),
+            false => self.disk.bring_large(blob, groups),
+        };
+        if let Err(error) = brought {
+            tracing::debug!(%error, "stored content can't be brought into memory");
         }
     }
 
