@@ -22,6 +22,8 @@ pub mod discovery;
 
 pub mod fetch;
 
+pub mod layer;
+
 pub mod view;
 
 pub mod runtime;

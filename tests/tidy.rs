@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The rooms of the library, bottom up, as src/lib.rs lists them.
-const ROOMS: [&str; 13] = [
+const ROOMS: [&str; 14] = [
     "types",
     "tree",
     "blob",
@@ -21,6 +21,7 @@ const ROOMS: [&str; 13] = [
     "peer",
     "discovery",
     "fetch",
+    "layer",
     "view",
     "runtime",
     "api",

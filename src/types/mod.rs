@@ -5,5 +5,5 @@ mod name;
 mod time;
 
 pub use id::{Digest, NodeId, ParseIdError, PathKey, WorkspaceId};
-pub use name::{HostName, Name, NameError, WorkspaceName};
+pub use name::{HostName, Name, NameError, WorkspaceName, position};
 pub use time::Timestamp;

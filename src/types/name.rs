@@ -52,10 +52,28 @@ impl Name {
         &self.0
     }
 
+    /// The name that no other comes before.
+    pub fn least() -> Self {
+        Self([1].into())
+    }
+
+    /// Where it comes in a listing: names are listed in the order of their hashes, so that a position stays right while
+    /// others come and go. From 3, below the greatest signed number.
+    pub fn position(&self) -> u64 {
+        position(&self.0)
+    }
+
     /// The name as the operating system's string type.
     pub fn as_os_str(&self) -> &OsStr {
         OsStr::from_bytes(&self.0)
     }
+}
+
+/// What [`Name::position`] is for bytes that may not be a name.
+pub fn position(name: &[u8]) -> u64 {
+    let hash = blake3::hash(name);
+    let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+    (u64::from_le_bytes([a, b, c, d, e, f, g, h]) >> 1).clamp(3, i64::MAX as u64 - 1)
 }
 
 impl std::borrow::Borrow<[u8]> for Name {

@@ -32,9 +32,7 @@ impl Cookie {
 
     /// The position of `name`: positive as a signed offset, and after the two dots.
     pub(super) fn of(name: &[u8]) -> Self {
-        let hash = blake3::hash(name);
-        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
-        Self((u64::from_le_bytes([a, b, c, d, e, f, g, h]) >> 1).clamp(3, i64::MAX as u64 - 1))
+        Self(crate::types::position(name))
     }
 }
 

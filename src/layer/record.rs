@@ -1,0 +1,272 @@
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Encode};
+use rangemap::RangeSet;
+
+use crate::{
+    tree,
+    types::{Name, Timestamp},
+};
+
+/// What `stat` tells of a node of the layer, apart from its size, and its extended attributes.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Meta {
+    /// Permission bits, set-user-id and the like among them: at most 0o7777.
+    #[n(0)]
+    pub mode: u16,
+    /// The user it belongs to.
+    #[n(1)]
+    pub uid: u32,
+    /// The group it belongs to.
+    #[n(2)]
+    pub gid: u32,
+    /// How many names it has; for a folder 1, and 0 once it's removed.
+    #[n(3)]
+    pub links: u32,
+    /// When it was last read, as far as somebody said so.
+    #[cbor(n(4), with = "time")]
+    pub accessed: Timestamp,
+    /// When its content last changed.
+    #[cbor(n(5), with = "time")]
+    pub modified: Timestamp,
+    /// When anything of it last changed.
+    #[cbor(n(6), with = "time")]
+    pub changed: Timestamp,
+    /// Extended attributes.
+    #[cbor(n(7), with = "attributes")]
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// A file or folder of the owner's: where it stood, and which version it was.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Origin {
+    /// The names from the workspace's root; none for the root.
+    #[cbor(n(0), with = "names")]
+    pub path: Vec<Name>,
+    /// What the owner said of it.
+    #[cbor(n(1), with = "entry")]
+    pub entry: tree::Entry,
+}
+
+/// What the layer holds of one node.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub struct Record {
+    /// What `stat` tells.
+    #[n(0)]
+    pub meta: Meta,
+    /// What it was made of. A folder shows what the owner's folder at that place holds, where the layer has nothing to say.
+    #[n(1)]
+    pub origin: Option<Origin>,
+    /// What it is.
+    #[n(2)]
+    pub kind: RecordKind,
+}
+
+/// What a node of the layer is.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum RecordKind {
+    /// A folder; its names are the layer's slots.
+    #[n(0)]
+    Folder,
+    /// A regular file.
+    #[n(1)]
+    File(#[n(0)] Content),
+    /// A symbolic link and its target.
+    #[n(2)]
+    Link(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// A named pipe.
+    #[n(3)]
+    Fifo,
+    /// A socket.
+    #[n(4)]
+    Socket,
+}
+
+/// Where a file's bytes are: in its data file, else in its origin, else they are zero.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Content {
+    /// The file's length in bytes.
+    #[n(0)]
+    pub size: u64,
+    /// Below this the origin shows through where nothing was written.
+    #[n(1)]
+    pub shows: u64,
+    /// Which data file: another one after each truncation to nothing.
+    #[n(2)]
+    pub generation: u32,
+    /// What was written below `shows`; beyond it everything is in the data file, whose holes are zeros.
+    #[cbor(n(3), with = "ranges")]
+    pub written: RangeSet<u64>,
+}
+
+/// What a layer says about a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Slot {
+    /// It stands for this node.
+    Node(u64),
+    /// The owner's file or folder of that name, in the version that was removed, is hidden.
+    Gone(Box<Origin>),
+}
+
+/// What `stat` tells of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Everything but the size.
+    pub meta: Meta,
+    /// Its kind.
+    pub kind: StatKind,
+    /// Its length in bytes; a link's is that of its target.
+    pub size: u64,
+}
+
+/// The kind of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatKind {
+    /// A folder.
+    Folder,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Link,
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+}
+
+/// One step of a change. Those of one call happen together or not at all.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Change {
+    /// A node is made.
+    #[n(0)]
+    Put(#[n(0)] u64, #[n(1)] Box<Record>),
+    /// What `stat` tells of a node becomes this.
+    #[n(1)]
+    Meta(#[n(0)] u64, #[n(1)] Meta),
+    /// A name of a folder stands for a node from now on.
+    #[n(2)]
+    Bind(#[n(0)] u64, #[cbor(n(1), with = "name")] Name, #[n(2)] u64),
+    /// A name of a folder is hidden from now on.
+    #[n(3)]
+    Hide(#[n(0)] u64, #[cbor(n(1), with = "name")] Name, #[n(2)] Box<Origin>),
+    /// The layer has nothing to say about a name any more.
+    #[n(4)]
+    Unbind(#[n(0)] u64, #[cbor(n(1), with = "name")] Name),
+    /// A node is no more, nor its names and data.
+    #[n(5)]
+    Drop(#[n(0)] u64),
+    /// Bytes of a file were written (or made zero) in its data file: offset and length.
+    #[n(6)]
+    Wrote(#[n(0)] u64, #[n(1)] u64, #[n(2)] u64, #[cbor(n(3), with = "time")] Timestamp),
+    /// A file's length became this.
+    #[n(7)]
+    Resized(#[n(0)] u64, #[n(1)] u64, #[cbor(n(2), with = "time")] Timestamp),
+}
+
+impl Record {
+    /// What `stat` tells.
+    pub fn stat(&self) -> Stat {
+        let (kind, size) = match &self.kind {
+            RecordKind::Folder => (StatKind::Folder, 4096),
+            RecordKind::File(content) => (StatKind::File, content.size),
+            RecordKind::Link(target) => (StatKind::Link, target.len() as u64),
+            RecordKind::Fifo => (StatKind::Fifo, 0),
+            RecordKind::Socket => (StatKind::Socket, 0),
+        };
+        Stat { meta: self.meta.clone(), kind, size }
+    }
+}
+
+type Encoded<W> = Result<(), minicbor::encode::Error<<W as minicbor::encode::Write>::Error>>;
+type Decoded<T> = Result<T, minicbor::decode::Error>;
+
+fn invalid(why: impl std::fmt::Display) -> minicbor::decode::Error {
+    minicbor::decode::Error::message(why)
+}
+
+/// Declares how a type of another room is written: what takes it apart, and what puts it together.
+macro_rules! written_as {
+    ($module:ident, $type:ty, |$value:ident, $to:ident| $put:expr, |$from:ident| $take:expr) => {
+        mod $module {
+            use minicbor::{Decoder, Encoder, encode::Write};
+
+            use super::*;
+
+            pub(super) fn encode<C, W: Write>($value: &$type, $to: &mut Encoder<W>, _: &mut C) -> Encoded<W> {
+                $put
+            }
+
+            pub(super) fn decode<C>($from: &mut Decoder<'_>, _: &mut C) -> Decoded<$type> {
+                $take
+            }
+        }
+    };
+}
+
+written_as!(
+    time,
+    Timestamp,
+    |value, to| to.array(2)?.i64(value.seconds)?.u32(value.nanoseconds)?.ok(),
+    |from| {
+        from.array()?;
+        Ok(Timestamp { seconds: from.i64()?, nanoseconds: from.u32()?.min(999_999_999) })
+    }
+);
+
+written_as!(name, Name, |value, to| to.bytes(value.as_bytes())?.ok(), |from| {
+    Name::new(from.bytes()?).map_err(invalid)
+});
+
+written_as!(
+    names,
+    Vec<Name>,
+    |value, to| {
+        to.array(value.len() as u64)?;
+        value.iter().try_for_each(|name| to.bytes(name.as_bytes())?.ok())
+    },
+    |from| {
+        let count = from.array()?.unwrap_or_default();
+        (0..count).map(|_| Name::new(from.bytes()?).map_err(invalid)).collect()
+    }
+);
+
+// An entry is written as the tree room writes it: as the only one of a page.
+written_as!(
+    entry,
+    tree::Entry,
+    |value, to| to.bytes(&tree::encode(&tree::Page::Leaf(vec![value.clone()])))?.ok(),
+    |from| match tree::decode(from.bytes()?).map_err(invalid)? {
+        tree::Page::Leaf(entries) => entries.into_iter().next().ok_or_else(|| invalid("no entry")),
+        tree::Page::Index(_) => Err(invalid("an index instead of an entry")),
+    }
+);
+
+written_as!(
+    attributes,
+    BTreeMap<Vec<u8>, Vec<u8>>,
+    |value, to| {
+        to.map(value.len() as u64)?;
+        value.iter().try_for_each(|(name, value)| to.bytes(name)?.bytes(value)?.ok())
+    },
+    |from| {
+        let count = from.map()?.unwrap_or_default();
+        (0..count).map(|_| Ok((from.bytes()?.to_vec(), from.bytes()?.to_vec()))).collect()
+    }
+);
+
+written_as!(
+    ranges,
+    RangeSet<u64>,
+    |value, to| {
+        to.array(2 * value.len() as u64)?;
+        value.iter().try_for_each(|range| to.u64(range.start)?.u64(range.end)?.ok())
+    },
+    |from| {
+        let count = from.array()?.unwrap_or_default() / 2;
+        let range = |_| {
+            let range = from.u64()?..from.u64()?;
+            if range.is_empty() { Err(invalid("an empty range")) } else { Ok(range) }
+        };
+        (0..count).map(range).collect()
+    }
+);

@@ -1,0 +1,162 @@
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::{Change, Content, DataFile, Record, RecordKind, Slot};
+use crate::types::Name;
+
+/// What a layer holds: the same by replaying its journal and by the changes as they happen, since both go through
+/// [`State::apply`].
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct State {
+    nodes: HashMap<u64, Node>,
+    /// Of each folder, by position and name.
+    folders: HashMap<u64, BTreeMap<(u64, Name), Slot>>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Node {
+    record: Record,
+    /// Where it stands: folders and names.
+    names: BTreeSet<(u64, Name)>,
+}
+
+impl State {
+    pub(super) fn record(&self, number: u64) -> Option<&Record> {
+        self.nodes.get(&number).map(|node| &node.record)
+    }
+
+    pub(super) fn content(&self, number: u64) -> Option<&Content> {
+        match &self.record(number)?.kind {
+            RecordKind::File(content) => Some(content),
+            _ => None,
+        }
+    }
+
+    pub(super) fn data_file(&self, number: u64) -> Option<DataFile> {
+        self.content(number).map(|content| DataFile { number, generation: content.generation })
+    }
+
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.nodes.keys().copied()
+    }
+
+    /// A folder and a name that a node stands under.
+    pub(super) fn place(&self, number: u64) -> Option<&(u64, Name)> {
+        self.nodes.get(&number)?.names.first()
+    }
+
+    /// The names from the workspace's root to a node, as text; empty for what has no name.
+    pub(super) fn path(&self, number: u64) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut at = number;
+        while let Some((folder, name)) = self.place(at) {
+            names.push(name.as_bytes());
+            at = *folder;
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
+    pub(super) fn slot(&self, folder: u64, name: &Name) -> Option<&Slot> {
+        self.folders.get(&folder)?.get(&(name.position(), name.clone()))
+    }
+
+    /// What the layer says about names of a folder behind a position.
+    pub(super) fn slots(&self, folder: u64, behind: u64) -> impl Iterator<Item = (u64, &Name, &Slot)> {
+        let next = (behind.saturating_add(1), Name::least());
+        let slots = self.folders.get(&folder).map(|slots| slots.range(next..));
+        slots.into_iter().flatten().map(|((position, name), slot)| (*position, name, slot))
+    }
+
+    /// Makes a change; gives the data files that nothing refers to any more.
+    pub(super) fn apply(&mut self, change: &Change, garbage: &mut Vec<DataFile>) {
+        match change {
+            Change::Put(number, record) => {
+                let names = self.nodes.remove(number).map(|node| node.names).unwrap_or_default();
+                self.nodes.insert(*number, Node { record: (**record).clone(), names });
+            }
+            Change::Meta(number, meta) => {
+                if let Some(node) = self.nodes.get_mut(number) {
+                    node.record.meta = meta.clone();
+                }
+            }
+            Change::Bind(folder, name, number) => {
+                self.set(*folder, name, Slot::Node(*number));
+                if let Some(node) = self.nodes.get_mut(number) {
+                    node.names.insert((*folder, name.clone()));
+                }
+            }
+            Change::Hide(folder, name, origin) => self.set(*folder, name, Slot::Gone(origin.clone())),
+            Change::Unbind(folder, name) => {
+                let slots = self.folders.get_mut(folder);
+                let slot = slots.and_then(|slots| slots.remove(&(name.position(), name.clone())));
+                self.unname(*folder, name, slot);
+            }
+            Change::Drop(number) => self.drop_node(*number, garbage),
+            Change::Wrote(number, offset, length, time) => {
+                let Some(node) = self.nodes.get_mut(number) else { return };
+                let RecordKind::File(content) = &mut node.record.kind else { return };
+                let end = offset.saturating_add(*length);
+                content.size = content.size.max(end);
+                if *offset < end.min(content.shows) {
+                    content.written.insert(*offset..end.min(content.shows));
+                }
+                (node.record.meta.modified, node.record.meta.changed) = (*time, *time);
+            }
+            Change::Resized(number, size, time) => {
+                let Some(node) = self.nodes.get_mut(number) else { return };
+                let RecordKind::File(content) = &mut node.record.kind else { return };
+                if *size == 0 {
+                    garbage.push(DataFile { number: *number, generation: content.generation });
+                    content.generation += 1;
+                }
+                if *size < content.shows {
+                    content.written.remove(*size..content.shows);
+                    content.shows = *size;
+                }
+                content.size = *size;
+                (node.record.meta.modified, node.record.meta.changed) = (*time, *time);
+            }
+        }
+    }
+
+    fn set(&mut self, folder: u64, name: &Name, slot: Slot) {
+        let slots = self.folders.entry(folder).or_default();
+        let before = slots.insert((name.position(), name.clone()), slot);
+        self.unname(folder, name, before);
+    }
+
+    fn unname(&mut self, folder: u64, name: &Name, slot: Option<Slot>) {
+        if let Some(Slot::Node(number)) = slot
+            && let Some(node) = self.nodes.get_mut(&number)
+        {
+            node.names.remove(&(folder, name.clone()));
+        }
+    }
+
+    fn drop_node(&mut self, number: u64, garbage: &mut Vec<DataFile>) {
+        garbage.extend(self.data_file(number));
+        for ((_, name), slot) in self.folders.remove(&number).unwrap_or_default() {
+            self.unname(number, &name, Some(slot));
+        }
+        if let Some(node) = self.nodes.remove(&number) {
+            for (folder, name) in node.names {
+                if let Some(slots) = self.folders.get_mut(&folder) {
+                    slots.remove(&(name.position(), name));
+                }
+            }
+        }
+    }
+
+    /// Changes that make this out of nothing.
+    pub(super) fn changes(&self) -> impl Iterator<Item = Change> {
+        let puts =
+            self.nodes.iter().map(|(number, node)| Change::Put(*number, Box::new(node.record.clone())));
+        let slots = self.folders.iter().flat_map(|(folder, slots)| {
+            slots.iter().map(|((_, name), slot)| match slot {
+                Slot::Node(number) => Change::Bind(*folder, name.clone(), *number),
+                Slot::Gone(origin) => Change::Hide(*folder, name.clone(), origin.clone()),
+            })
+        });
+        puts.chain(slots)
+    }
+}
