@@ -100,12 +100,12 @@ pub struct Content {
 }
 
 /// What a layer says about a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Slot {
-    /// It stands for this node.
-    Node(u64),
-    /// The owner's file or folder of that name, in the version that was removed, is hidden.
-    Gone(Box<Origin>),
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Slot {
+    /// The node that it stands for; without one there's no such name.
+    pub node: Option<u64>,
+    /// What the owner had there when the layer first said something about the name.
+    pub over: Option<Box<Origin>>,
 }
 
 /// What `stat` tells of a node.
@@ -146,12 +146,15 @@ pub enum Change {
     /// A name of a folder stands for a node from now on.
     #[n(2)]
     Bind(#[n(0)] u64, #[cbor(n(1), with = "name")] Name, #[n(2)] u64),
-    /// A name of a folder is hidden from now on.
+    /// A name of a folder stands for nothing from now on.
     #[n(3)]
-    Hide(#[n(0)] u64, #[cbor(n(1), with = "name")] Name, #[n(2)] Box<Origin>),
-    /// The layer has nothing to say about a name any more.
-    #[n(4)]
     Unbind(#[n(0)] u64, #[cbor(n(1), with = "name")] Name),
+    /// What the owner has at a name of a folder doesn't show from now on. Said before is said: the first version counts.
+    #[n(4)]
+    Cover(#[n(0)] u64, #[cbor(n(1), with = "name")] Name, #[n(2)] Box<Origin>),
+    /// What the owner has at a name of a folder shows again.
+    #[n(8)]
+    Reveal(#[n(0)] u64, #[cbor(n(1), with = "name")] Name),
     /// A node is no more, nor its names and data.
     #[n(5)]
     Drop(#[n(0)] u64),

@@ -80,16 +80,26 @@ impl State {
                 }
             }
             Change::Bind(folder, name, number) => {
-                self.set(*folder, name, Slot::Node(*number));
+                let before = self.slot_mut(*folder, name).node.replace(*number);
+                self.unname(*folder, name, before);
                 if let Some(node) = self.nodes.get_mut(number) {
                     node.names.insert((*folder, name.clone()));
                 }
             }
-            Change::Hide(folder, name, origin) => self.set(*folder, name, Slot::Gone(origin.clone())),
             Change::Unbind(folder, name) => {
-                let slots = self.folders.get_mut(folder);
-                let slot = slots.and_then(|slots| slots.remove(&(name.position(), name.clone())));
-                self.unname(*folder, name, slot);
+                let slot = self.slot_mut(*folder, name);
+                let (before, says_nothing) = (slot.node.take(), slot.over.is_none());
+                if says_nothing {
+                    self.forget(*folder, name);
+                }
+                self.unname(*folder, name, before);
+            }
+            Change::Cover(folder, name, origin) => {
+                self.slot_mut(*folder, name).over.get_or_insert_with(|| origin.clone());
+            }
+            Change::Reveal(folder, name) => {
+                let before = self.forget(*folder, name);
+                self.unname(*folder, name, before.and_then(|slot| slot.node));
             }
             Change::Drop(number) => self.drop_node(*number, garbage),
             Change::Wrote(number, offset, length, time) => {
@@ -119,14 +129,19 @@ impl State {
         }
     }
 
-    fn set(&mut self, folder: u64, name: &Name, slot: Slot) {
-        let slots = self.folders.entry(folder).or_default();
-        let before = slots.insert((name.position(), name.clone()), slot);
-        self.unname(folder, name, before);
+    fn slot_mut(&mut self, folder: u64, name: &Name) -> &mut Slot {
+        self.folders.entry(folder).or_default().entry((name.position(), name.clone())).or_default()
     }
 
-    fn unname(&mut self, folder: u64, name: &Name, slot: Option<Slot>) {
-        if let Some(Slot::Node(number)) = slot
+    fn forget(&mut self, folder: u64, name: &Name) -> Option<Slot> {
+        self.folders.get_mut(&folder)?.remove(&(name.position(), name.clone()))
+    }
+
+    /// Notes that a node no longer has a name.
+    fn unname(&mut self, folder: u64, name: &Name, number: Option<u64>) {
+        // It may have been given the same one again.
+        let slot = self.slot(folder, name).and_then(|slot| slot.node);
+        if let Some(number) = number.filter(|number| slot != Some(*number))
             && let Some(node) = self.nodes.get_mut(&number)
         {
             node.names.remove(&(folder, name.clone()));
@@ -136,14 +151,11 @@ impl State {
     fn drop_node(&mut self, number: u64, garbage: &mut Vec<DataFile>) {
         garbage.extend(self.data_file(number));
         for ((_, name), slot) in self.folders.remove(&number).unwrap_or_default() {
-            self.unname(number, &name, Some(slot));
+            self.unname(number, &name, slot.node);
         }
-        if let Some(node) = self.nodes.remove(&number) {
-            for (folder, name) in node.names {
-                if let Some(slots) = self.folders.get_mut(&folder) {
-                    slots.remove(&(name.position(), name));
-                }
-            }
+        let names = self.nodes.remove(&number).map(|node| node.names).unwrap_or_default();
+        for (folder, name) in names {
+            self.apply(&Change::Unbind(folder, name), garbage);
         }
     }
 
@@ -152,9 +164,10 @@ impl State {
         let puts =
             self.nodes.iter().map(|(number, node)| Change::Put(*number, Box::new(node.record.clone())));
         let slots = self.folders.iter().flat_map(|(folder, slots)| {
-            slots.iter().map(|((_, name), slot)| match slot {
-                Slot::Node(number) => Change::Bind(*folder, name.clone(), *number),
-                Slot::Gone(origin) => Change::Hide(*folder, name.clone(), origin.clone()),
+            slots.iter().flat_map(|((_, name), slot)| {
+                let over = slot.over.clone().map(|origin| Change::Cover(*folder, name.clone(), origin));
+                let node = slot.node.map(|number| Change::Bind(*folder, name.clone(), number));
+                over.into_iter().chain(node)
             })
         });
         puts.chain(slots)
