@@ -210,7 +210,7 @@ fn local_view() -> View {
     let host = HostListing { state: HostState::Online, places };
     let deadline = Duration::from_secs(10);
     let (fetcher, _) = Fetcher::new(store, Arc::new(Nobody), FetchOptions { deadline, mapped: 0 });
-    let options = ViewOptions { mount: "/m".into(), uid: 1000, gid: 100, deadline };
+    let options = ViewOptions { mount: "/m".into(), uid: 1000, gid: 100, deadline, layers: None };
     let (view, _) = View::new(options, Arc::new(fetcher));
     now(view.update(Listing { hosts: BTreeMap::from([("ann".parse().unwrap(), host)]) }));
     view

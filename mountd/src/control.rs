@@ -352,6 +352,8 @@ impl Walk<'_> {
         let (kind, target) = match attr.kind {
             view::FileKind::Folder => (FileKind::Folder, None),
             view::FileKind::File => (FileKind::File, None),
+            view::FileKind::Fifo => (FileKind::Fifo, None),
+            view::FileKind::Socket => (FileKind::Socket, None),
             view::FileKind::Link => (FileKind::Symlink, Some(raw(self.view.readlink(attr.ino).ok()?))),
         };
         let name = twinshare::types::Name::new(name).ok()?;

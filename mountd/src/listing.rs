@@ -143,8 +143,10 @@ mod tests {
         let deadline = Duration::from_secs(10);
         let options = FetchOptions { deadline, mapped: 0 };
         let (fetcher, _) = Fetcher::new(Arc::new(MemoryStore::new()), neighbours, options);
-        let (view, _told) =
-            View::new(ViewOptions { mount: "/m".into(), uid: 0, gid: 0, deadline }, Arc::new(fetcher));
+        let (view, _told) = View::new(
+            ViewOptions { mount: "/m".into(), uid: 0, gid: 0, deadline, layers: None },
+            Arc::new(fetcher),
+        );
         assert!(view.update(Listing { hosts }).await.is_empty());
         let mut hosts = Vec::new();
         let add = |_: Cookie, name: &[u8], attr: Attr| {

@@ -10,6 +10,7 @@ mod holder;
 mod http;
 mod launch;
 mod launches;
+mod layers;
 mod listing;
 mod neighbours;
 mod node;

@@ -15,6 +15,7 @@ use twinshare::{
         Signer,
     },
     fetch::{FetchOptions, Fetcher},
+    layer::Layers,
     peer::{Credentials, Identity},
     publish::{Shares, SharesOptions},
     store::{DiskLimits, DiskStore, WriteStore},
@@ -121,11 +122,26 @@ pub(crate) async fn run(
     let fetcher = Arc::new(fetcher);
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
-    let options = ViewOptions { mount: arguments.mount.clone(), uid, gid, deadline: DEADLINE };
+    let (layers, damaged) = Layers::open(arguments.state.join("layers"));
+    for (folder, error) in damaged {
+        tracing::error!(%error, folder = %folder.display(), "a layer isn't shown; it's left as it is");
+    }
+    let layers = Arc::new(layers);
+    let options = ViewOptions {
+        mount: arguments.mount.clone(),
+        uid,
+        gid,
+        deadline: DEADLINE,
+        layers: Some(layers.clone()),
+    };
     let (view, invalidations) = View::new(options, fetcher.clone());
     let view = Arc::new(view);
     let cache = Cache::open(&arguments.state, store.clone(), fetcher.clone(), view.clone(), cache_limit)?;
-    let options = MountOptions { folder: arguments.mount.clone(), host: host.to_string() };
+    let options = MountOptions {
+        folder: arguments.mount.clone(),
+        host: host.to_string(),
+        read_only: arguments.node.read_only,
+    };
     let mount = {
         let (view, runtime) = (view.clone(), tokio::runtime::Handle::current());
         tokio::task::spawn_blocking(move || Mount::new(view, invalidations, &options, runtime)).await??
@@ -177,6 +193,7 @@ pub(crate) async fn run(
     };
     tokio::spawn(Arc::new(launches).run(begun));
     tokio::spawn(listing::keep(node.clone()));
+    let kept = tokio::spawn(crate::layers::keep(layers, stopping.clone()));
     tokio::spawn(neighbours.clone().run(discovery.clone()));
     for peer in &arguments.node.peers {
         neighbours.add(peer, &discovery).await?;
@@ -220,7 +237,7 @@ pub(crate) async fn run(
     let unmounted = tokio::task::spawn_blocking(move || mount.unmount());
     // Each of these has its own bound; none of them may keep the node from ending.
     let farewell = async {
-        let _ = tokio::join!(unmounted, service, control, discovery.finished());
+        let _ = tokio::join!(unmounted, service, control, kept, discovery.finished());
         // Last, when nobody reads any more.
         let store = node.store.clone();
         let (saved, flushed) =

@@ -25,6 +25,10 @@ pub struct NodeOptions {
     /// What the cache may take, at least 16 MiB; remembered (default: as before; at first, 50GiB)
     #[arg(long, value_name = "SIZE", value_parser = cache_limit)]
     pub cache_limit: Option<ByteSize>,
+
+    /// Mount so that nothing can be changed
+    #[arg(long)]
+    pub read_only: bool,
 }
 
 /// The least that a cache may be limited to: some pieces of work must fit.
@@ -78,7 +82,7 @@ impl DaemonArguments {
         option("cache", self.cache.clone().into());
         option("runtime", self.runtime.clone().into());
         option("mount", self.mount.clone().into());
-        let NodeOptions { name, interfaces, peers, port, cache_limit } = &self.node;
+        let NodeOptions { name, interfaces, peers, port, cache_limit, read_only } = &self.node;
         if let Some(name) = name {
             option("name", name.as_str().into());
         }
@@ -93,6 +97,9 @@ impl DaemonArguments {
         }
         if let Some(limit) = cache_limit {
             option("cache-limit", limit.to_string().into());
+        }
+        if *read_only {
+            line.push("--read-only".into());
         }
         line
     }
@@ -126,6 +133,7 @@ mod tests {
                 peers: vec!["10.0.0.1".parse().unwrap(), "[::1]:9".parse().unwrap()],
                 port: Some(4000),
                 cache_limit: Some(ByteSize(3 << 30)),
+                read_only: true,
             },
         };
         for arguments in [DaemonArguments { node: NodeOptions::default(), ..full.clone() }, full] {

@@ -185,6 +185,10 @@ pub enum FileKind {
     Folder,
     /// A symbolic link.
     Symlink,
+    /// A named pipe that was made here.
+    Fifo,
+    /// A socket that was made here.
+    Socket,
 }
 
 /// An entry of a folder.

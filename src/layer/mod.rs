@@ -16,7 +16,7 @@ mod tests;
 
 pub use disk::{DataFile, Disk, FileName, RealDisk};
 pub use record::{Change, Content, Meta, Origin, Record, RecordKind, Slot, Stat, StatKind};
-pub use store::{Layer, Layers, Read, Seek};
+pub use store::{DiskSpace, Layer, Layers, Read, Seek};
 
 use std::{io, path::PathBuf};
 

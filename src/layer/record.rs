@@ -169,14 +169,24 @@ pub enum Change {
 impl Record {
     /// What `stat` tells.
     pub fn stat(&self) -> Stat {
-        let (kind, size) = match &self.kind {
-            RecordKind::Folder => (StatKind::Folder, 4096),
-            RecordKind::File(content) => (StatKind::File, content.size),
-            RecordKind::Link(target) => (StatKind::Link, target.len() as u64),
-            RecordKind::Fifo => (StatKind::Fifo, 0),
-            RecordKind::Socket => (StatKind::Socket, 0),
+        let size = match &self.kind {
+            RecordKind::Folder => 4096,
+            RecordKind::File(content) => content.size,
+            RecordKind::Link(target) => target.len() as u64,
+            RecordKind::Fifo | RecordKind::Socket => 0,
         };
-        Stat { meta: self.meta.clone(), kind, size }
+        Stat { meta: self.meta.clone(), kind: self.kind(), size }
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> StatKind {
+        match &self.kind {
+            RecordKind::Folder => StatKind::Folder,
+            RecordKind::File(_) => StatKind::File,
+            RecordKind::Link(_) => StatKind::Link,
+            RecordKind::Fifo => StatKind::Fifo,
+            RecordKind::Socket => StatKind::Socket,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Change, Content, DataFile, Disk, FileName, LayerError, Origin, RealDisk, Record, RecordKind, Slot, Stat,
-    journal::Journal, state::State,
+    StatKind, journal::Journal, state::State,
 };
 use crate::types::{Name, Timestamp, WorkspaceId};
 
@@ -134,6 +134,11 @@ impl Layer {
     /// What `stat` tells of a node.
     pub fn stat(&self, number: u64) -> Option<Stat> {
         self.inner().state.record(number).map(Record::stat)
+    }
+
+    /// What kind of node it holds under a number.
+    pub fn kind(&self, number: u64) -> Option<StatKind> {
+        self.inner().state.record(number).map(Record::kind)
     }
 
     /// What a node was made of.
@@ -403,6 +408,19 @@ fn clear(disk: &dyn Disk, state: &State) -> Result<()> {
     Ok(())
 }
 
+/// What a disk has, and what is left of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes.
+    pub bytes: u64,
+    /// Bytes that may still be written.
+    pub free: u64,
+    /// Files.
+    pub files: u64,
+    /// Files that may still be made.
+    pub free_files: u64,
+}
+
 /// The layers of all workspaces, each in a folder named by the workspace's identity.
 pub struct Layers {
     folder: PathBuf,
@@ -446,6 +464,19 @@ impl Layers {
         let layer = Arc::new(Layer::open(Arc::new(disk))?);
         open.insert(*workspace, layer.clone());
         Ok(layer)
+    }
+
+    /// What `statfs` tells of the disk that they lie on.
+    pub fn space(&self) -> Result<DiskSpace> {
+        std::fs::create_dir_all(&self.folder)?;
+        let disk = rustix::fs::statvfs(&self.folder).map_err(std::io::Error::from)?;
+        let block = disk.f_frsize;
+        Ok(DiskSpace {
+            bytes: disk.f_blocks.saturating_mul(block),
+            free: disk.f_bavail.saturating_mul(block),
+            files: disk.f_files,
+            free_files: disk.f_favail,
+        })
     }
 
     /// Those that have been begun.

@@ -9,6 +9,25 @@ pub struct Timestamp {
     pub nanoseconds: u32,
 }
 
+impl From<SystemTime> for Timestamp {
+    /// Times that no clock shows become the nearest that can be written down.
+    fn from(time: SystemTime) -> Self {
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => Self { seconds: seconds(since), nanoseconds: since.subsec_nanos() },
+            Err(error) => {
+                let before = error.duration();
+                match before.subsec_nanos() {
+                    0 => Self { seconds: -seconds(before), nanoseconds: 0 },
+                    nanoseconds => {
+                        Self { seconds: -seconds(before) - 1, nanoseconds: 1_000_000_000 - nanoseconds }
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl From<Timestamp> for SystemTime {
     /// Times beyond what the system can represent become 1970.
     fn from(time: Timestamp) -> Self {

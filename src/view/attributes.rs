@@ -1,8 +1,9 @@
 use super::{
     Ino, View,
-    node::{Node, NodeKind, Remote},
+    node::{Layered, Node, NodeKind, Remote},
 };
 use crate::{
+    layer::{Stat, StatKind},
     tree::{Content, Entry, Kind, Owner},
     types::Timestamp,
 };
@@ -16,6 +17,10 @@ pub enum FileKind {
     File,
     /// A symbolic link.
     Link,
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
 }
 
 /// What `stat` tells of an inode.
@@ -25,9 +30,9 @@ pub struct Attr {
     pub ino: Ino,
     /// Its kind.
     pub kind: FileKind,
-    /// Permission bits. Set-user-id and set-group-id of files are not shown: they must not take effect here.
+    /// Permission bits. Set-user-id and set-group-id of the owner's files are not shown: they must not take effect here.
     pub mode: u16,
-    /// How many names it has; 1 for folders, which says nothing about their subfolders.
+    /// How many names it has; 1 for folders, which says nothing about their subfolders, and 0 for what was removed.
     pub links: u32,
     /// The user it belongs to.
     pub uid: u32,
@@ -37,12 +42,19 @@ pub struct Attr {
     pub size: u64,
     /// The bytes that are not holes.
     pub allocated: u64,
+    /// When it was last read, as far as somebody said so.
+    pub accessed: Timestamp,
     /// When its content last changed.
     pub modified: Timestamp,
+    /// When anything of it last changed.
+    pub changed: Timestamp,
 }
 
 /// The user and group that stand for "somebody else".
 const NOBODY: u32 = 65534;
+
+/// Of smaller files that were changed here, holes aren't looked for: that would cost each `stat` a look at the disk.
+const HOLES: u64 = 1 << 20;
 
 /// The length that folders are shown with.
 const FOLDER_SIZE: u64 = 4096;
@@ -58,7 +70,9 @@ impl View {
             gid: self.options.gid,
             size: FOLDER_SIZE,
             allocated: 0,
+            accessed: Timestamp::default(),
             modified: Timestamp::default(),
+            changed: Timestamp::default(),
         };
         match &node.kind {
             NodeKind::Root | NodeKind::Host(_) | NodeKind::Outside | NodeKind::OutsideHost(_) => plain,
@@ -69,19 +83,58 @@ impl View {
                 let attr = Attr {
                     mode: entry.attributes.mode,
                     links: entry.attributes.link.map_or(1, |link| link.count),
+                    accessed: entry.attributes.modified,
                     modified: entry.attributes.modified,
+                    changed: entry.attributes.modified,
                     ..self.owned(plain, entry.attributes.owner)
                 };
                 self.of_kind(attr, node, entry)
             }
+            NodeKind::Layered(layered) => self.of_layer(plain, node, layered),
+        }
+    }
+
+    fn of_layer(&self, plain: Attr, node: &Node, layered: &Layered) -> Attr {
+        // It's there until it's forgotten, but for a moment at which it's just being dropped.
+        let Some(Stat { meta, kind, size }) = layered.layer.stat(layered.number) else { return plain };
+        let attr = Attr {
+            mode: meta.mode,
+            links: meta.links,
+            uid: meta.uid,
+            gid: meta.gid,
+            size,
+            accessed: meta.accessed,
+            modified: meta.modified,
+            changed: meta.changed,
+            ..plain
+        };
+        match kind {
+            StatKind::Folder => attr,
+            StatKind::File => {
+                let allocated =
+                    if size < HOLES { size } else { layered.layer.allocated(layered.number).unwrap_or(size) };
+                Attr { kind: FileKind::File, allocated, ..attr }
+            }
+            StatKind::Link => {
+                let size = self.shown_target(node).map_or(size, |target| target.len() as u64);
+                Attr { kind: FileKind::Link, size, ..attr }
+            }
+            StatKind::Fifo => Attr { kind: FileKind::Fifo, ..attr },
+            StatKind::Socket => Attr { kind: FileKind::Socket, ..attr },
         }
     }
 
     fn owned(&self, attr: Attr, owner: Owner) -> Attr {
+        let (uid, gid) = self.owned_by(owner);
+        Attr { uid, gid, ..attr }
+    }
+
+    /// The user and group that the owner's files are shown to belong to.
+    pub(super) fn owned_by(&self, owner: Owner) -> (u32, u32) {
         match owner {
-            Owner::Sharer => attr,
-            Owner::Root => Attr { uid: 0, gid: 0, ..attr },
-            Owner::Other => Attr { uid: NOBODY, gid: NOBODY, ..attr },
+            Owner::Sharer => (self.options.uid, self.options.gid),
+            Owner::Root => (0, 0),
+            Owner::Other => (NOBODY, NOBODY),
         }
     }
 

@@ -7,7 +7,9 @@
 //! whoever holds the old number goes on reading the old content. Folders keep their number and change their content.
 
 mod attributes;
+mod change;
 mod folder;
+mod layered;
 mod links;
 mod listing;
 mod node;
@@ -18,6 +20,7 @@ mod scan;
 mod tests;
 
 pub use attributes::{Attr, FileKind};
+pub use change::{Allocate, Maker, New, Rename, Set};
 pub use folder::Cookie;
 pub use listing::{HostListing, HostState, Listing, Mounted, Place};
 pub use node::Ino;
@@ -33,17 +36,21 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, poll, stream};
+use futures_util::{FutureExt, StreamExt, poll, stream};
 
 use crate::{
     blob::{Blob, WHOLE_MAX},
     fetch::{FileContent, Source, SourceError, Surroundings},
-    tree::{Content, Extent, Kind, Page},
-    types::{Digest, Name, WorkspaceId},
+    layer::{LayerError, Layers, RecordKind},
+    tree::{Content, Entry, Extent, Kind, Page},
+    types::{Digest, Name, NameError, WorkspaceId},
 };
 use folder::{Folder, FolderCache};
 use node::{Node, NodeKind, Remote, Table};
 use scan::Scans;
+
+/// Extended attributes that begin so are the view's own.
+const OWN_ATTRIBUTES: &[u8] = b"user.twinshare.";
 
 /// The folder of the mount that links leaving their workspace are shown to point into.
 pub const OUTSIDE: &str = ".outside";
@@ -84,15 +91,60 @@ pub enum ViewError {
     /// The view can't be written to.
     #[error("the view is read-only")]
     ReadOnly,
+    /// There is such a name already.
+    #[error("there is such a file already")]
+    Exists,
+    /// The folder still holds something.
+    #[error("the folder isn't empty")]
+    NotEmpty,
+    /// No file can have this name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// What one workspace has can't be moved into another.
+    #[error("it belongs to another workspace")]
+    Elsewhere,
+    /// A file can't have more names.
+    #[error("the file has too many names")]
+    TooManyLinks,
+    /// A file can't be that large.
+    #[error("the file would be too large")]
+    TooLarge,
+    /// There is no room for it.
+    #[error("there is no room for it")]
+    NoSpace,
+    /// It may not be done.
+    #[error("not permitted")]
+    NotPermitted,
+    /// The view doesn't know how to do that.
+    #[error("not supported")]
+    NotSupported,
     /// The content couldn't be had.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The change couldn't be kept.
+    #[error("{why}")]
+    Layer {
+        /// Why not.
+        why: String,
+        /// What the system calls that, if it was the disk.
+        code: Option<i32>,
+    },
+}
+
+impl From<LayerError> for ViewError {
+    fn from(error: LayerError) -> Self {
+        let code = match &error {
+            LayerError::Io(error) => error.raw_os_error(),
+            LayerError::Damaged { .. } | LayerError::Unknown(_) => None,
+        };
+        Self::Layer { why: error.to_string(), code }
+    }
 }
 
 type Result<T> = std::result::Result<T, ViewError>;
 
 /// How the view presents itself.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ViewOptions {
     /// Where the view is mounted: shown links that leave their workspace start with it.
     pub mount: PathBuf,
@@ -102,15 +154,21 @@ pub struct ViewOptions {
     pub gid: u32,
     /// How long a folder may take to come here.
     pub deadline: Duration,
+    /// Where changes are kept; without it there can be none.
+    pub layers: Option<Arc<Layers>>,
 }
 
 /// Sums for `statfs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes of all workspaces in the view, as their snapshots state them.
+    /// Bytes of all workspaces in the view, as their snapshots state them, and of the disk that changes are kept on.
     pub bytes: u64,
-    /// Files of all workspaces in the view.
+    /// Files of all workspaces in the view, and of that disk.
     pub files: u64,
+    /// Bytes that can still be written.
+    pub free: u64,
+    /// Files that can still be made.
+    pub free_files: u64,
 }
 
 /// What somebody reads for.
@@ -145,6 +203,16 @@ struct Listed<'a> {
     look_up: bool,
 }
 
+/// How the listing of some children went.
+enum Step {
+    /// The caller wants no more.
+    Full,
+    /// All were listed.
+    Through,
+    /// The folder has changed on the way: the rest must be taken from its new content.
+    Changed,
+}
+
 /// A file and where it stands.
 struct Around<'a> {
     view: &'a View,
@@ -176,10 +244,10 @@ impl View {
     ) -> (Self, tokio::sync::mpsc::UnboundedReceiver<Invalidation>) {
         let (invalidations, receiver) = tokio::sync::mpsc::unbounded_channel();
         let view = Self {
+            table: Mutex::new(Table::new(options.layers.clone())),
             options,
             source,
             listing: RwLock::default(),
-            table: Mutex::new(Table::new()),
             folders: FolderCache::new(),
             scans: Scans::new(),
             refreshing: tokio::sync::Mutex::default(),
@@ -231,6 +299,7 @@ impl View {
                 let entry = folder.find(name).ok_or(ViewError::NotFound)?;
                 Ok(NodeKind::Remote(remote.child(entry)))
             }
+            NodeKind::Layered(layered) => self.layered_child(layered, name).await,
             kind => self
                 .virtual_children(kind)?
                 .into_iter()
@@ -241,7 +310,9 @@ impl View {
 
     /// Takes back `count` look-ups of `ino`; a node without any is dropped.
     pub fn forget(&self, ino: Ino, count: u64) {
-        self.table().forget(ino, count);
+        if let Some(node) = self.table().forget(ino, count) {
+            self.forgotten(&node);
+        }
     }
 
     /// What `stat` tells of `ino`.
@@ -278,13 +349,18 @@ impl View {
         loop {
             let (node, generation) = self.node_now(ino)?;
             let parent = Listed { ino, node: &node, generation, look_up };
-            let end = match &node.kind {
+            let (listed, more) = match &node.kind {
                 NodeKind::Remote(remote) => {
                     let folder = self.remote_folder(&node, remote).await?;
                     let children = folder
                         .after(cookie)
                         .map(|(next, entry)| (next, NodeKind::Remote(remote.child(entry))));
-                    self.list(&parent, children, &mut cookie, &mut add)
+                    (self.list(&parent, children, &mut cookie, &mut add), false)
+                }
+                NodeKind::Layered(layered) => {
+                    let lower = self.lower(layered).await?;
+                    let (children, more) = layered.children(lower.as_ref(), cookie);
+                    (self.list(&parent, children.into_iter(), &mut cookie, &mut add), more)
                 }
                 kind => {
                     let mut children: Vec<_> = self
@@ -296,28 +372,29 @@ impl View {
                         .filter(|(next, _)| *next > cookie)
                         .collect();
                     children.sort_by_key(|(next, _)| *next);
-                    self.list(&parent, children.into_iter(), &mut cookie, &mut add)
+                    (self.list(&parent, children.into_iter(), &mut cookie, &mut add), false)
                 }
             };
-            if end {
-                return Ok(());
+            match listed {
+                Step::Full => return Ok(()),
+                Step::Through if !more => return Ok(()),
+                Step::Through | Step::Changed => {}
             }
         }
     }
 
-    /// Offers children to `add` and moves `cookie` along. False when the folder has changed on the way, so that the rest
-    /// must be taken from its new content.
+    /// Offers children to `add` and moves `cookie` along.
     fn list(
         &self,
         parent: &Listed<'_>,
         children: impl Iterator<Item = (Cookie, NodeKind)>,
         cookie: &mut Cookie,
         add: &mut impl FnMut(Cookie, &[u8], Attr) -> bool,
-    ) -> bool {
+    ) -> Step {
         for (next, kind) in children {
             let mut table = self.table();
             if !table.is_current(parent.ino, parent.node, parent.generation) {
-                return false;
+                return Step::Changed;
             }
             // Counted before it's handed out, so that a refresh from now on knows that the kernel may know it.
             let (ino, node) =
@@ -327,37 +404,56 @@ impl View {
                 if parent.look_up {
                     self.forget(ino, 1);
                 }
-                return true;
+                return Step::Full;
             }
             *cookie = next;
         }
-        true
+        Step::Through
     }
 
     /// Up to `length` bytes of the file `ino` from `offset`; fewer only at its end.
     pub async fn read(&self, ino: Ino, offset: u64, length: u32, why: Reading) -> Result<Bytes> {
         let node = self.node(ino)?;
-        let NodeKind::Remote(remote) = &node.kind else {
-            return Err(if node.is_folder() { ViewError::IsFolder } else { ViewError::WrongKind });
-        };
-        let Kind::File { size, content } = &remote.entry.kind else {
-            return Err(if node.is_folder() { ViewError::IsFolder } else { ViewError::WrongKind });
+        match &node.kind {
+            NodeKind::Remote(remote) => {
+                let (workspace, entry) = (&remote.workspace.id, &remote.entry);
+                self.read_version(&node, workspace, entry, offset, length, why).await
+            }
+            NodeKind::Layered(layered) => self.read_layered(&node, layered, offset, length, why).await,
+            _ if node.is_folder() => Err(ViewError::IsFolder),
+            _ => Err(ViewError::WrongKind),
+        }
+    }
+
+    /// Reads one of the owner's files, in the version that `entry` says.
+    async fn read_version(
+        &self,
+        node: &Node,
+        workspace: &WorkspaceId,
+        entry: &Entry,
+        offset: u64,
+        length: u32,
+        why: Reading,
+    ) -> Result<Bytes> {
+        let (size, content) = match &entry.kind {
+            Kind::File { size, content } => (size, content),
+            Kind::Folder { .. } => return Err(ViewError::IsFolder),
+            Kind::Link(_) => return Err(ViewError::WrongKind),
         };
         let end = size.min(&offset.saturating_add(length.into())).to_owned();
         if offset >= end {
             return Ok(Bytes::new());
         }
         let length = (end - offset) as u32;
-        let workspace = &remote.workspace.id;
-        let around = Around { view: self, node: &node, why };
+        let around = Around { view: self, node, why };
         match content {
             Content::Blob(digest) => {
                 let file = FileContent::Blob(Blob { digest: *digest, size: *size });
                 Ok(self.source.read(workspace, &file, offset, length, &around).await?)
             }
             Content::Pending => {
-                let path = self.path(&node).ok_or(SourceError::Changed)?;
-                let file = FileContent::Pending { path, token: remote.entry.attributes.token };
+                let path = self.path(node).ok_or(SourceError::Changed)?;
+                let file = FileContent::Pending { path, token: entry.attributes.token };
                 Ok(self.source.read(workspace, &file, offset, length, &around).await?)
             }
             Content::Sparse { blob, extents } => {
@@ -376,6 +472,7 @@ impl View {
                 Kind::Folder { tree, .. } => self.folders.get(tree),
                 Kind::File { .. } | Kind::Link(_) => None,
             },
+            NodeKind::Layered(layered) => self.lower(layered).now_or_never()?.ok()?.map(|(_, folder)| folder),
             _ => None,
         }
     }
@@ -437,33 +534,47 @@ impl View {
     }
 
     /// The names of the extended attributes of `ino`.
-    pub fn listxattr(&self, ino: Ino) -> Result<Vec<&'static str>> {
-        Ok(self.xattrs(&*self.node(ino)?).into_iter().map(|(name, _)| name).collect())
+    pub fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        let node = self.node(ino)?;
+        let own = self.xattrs(&node).into_iter().map(|(name, _)| name.into());
+        Ok(own.chain(node.set_xattrs().into_keys()).collect())
     }
 
     /// The extended attribute `name` of `ino`.
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let node = self.node(ino)?;
         // `ls -l` asks for other attributes of every file.
-        if !name.starts_with(b"user.twinshare.") {
-            return Err(ViewError::NoAttribute);
+        if !name.starts_with(OWN_ATTRIBUTES) {
+            return node.set_xattrs().remove(name).ok_or(ViewError::NoAttribute);
         }
         let found = self.xattrs(&node).into_iter().find(|(known, _)| known.as_bytes() == name);
         found.map(|(_, value)| value.into_bytes()).ok_or(ViewError::NoAttribute)
     }
 
     fn xattrs(&self, node: &Node) -> Vec<(&'static str, String)> {
-        let NodeKind::Remote(remote) = &node.kind else { return Vec::new() };
         let listing = self.listing();
-        let mut attributes = Vec::new();
-        if let Some(root) = listing.mounted(&remote.workspace.id).and_then(|mounted| mounted.root) {
+        let (workspace, origin);
+        let (workspace, kind, state) = match &node.kind {
+            NodeKind::Remote(remote) => (&remote.workspace.id, Some(&remote.entry.kind), "remote"),
+            NodeKind::Layered(layered) => {
+                origin = layered.layer.origin(layered.number);
+                workspace = layered.workspace.id;
+                let state = if origin.is_some() { "changed" } else { "new" };
+                (&workspace, origin.as_ref().map(|origin| &origin.entry.kind), state)
+            }
+            _ => return Vec::new(),
+        };
+        let mut attributes = vec![("user.twinshare.state", state.to_owned())];
+        if let Some(root) = listing.mounted(workspace).and_then(|mounted| mounted.root) {
             attributes.push(("user.twinshare.snapshot", root.to_string()));
         }
-        match &remote.entry.kind {
-            Kind::Folder { tree, .. } => attributes.push(("user.twinshare.digest", tree.to_string())),
-            Kind::File { content: Content::Blob(digest) | Content::Sparse { blob: digest, .. }, .. } => {
-                attributes.push(("user.twinshare.digest", digest.to_string()));
-            }
+        // Of something changed here it's what it was made of.
+        match kind {
+            Some(Kind::Folder { tree, .. }) => attributes.push(("user.twinshare.digest", tree.to_string())),
+            Some(Kind::File {
+                content: Content::Blob(digest) | Content::Sparse { blob: digest, .. },
+                ..
+            }) => attributes.push(("user.twinshare.digest", digest.to_string())),
             _ => {}
         }
         attributes
@@ -479,7 +590,15 @@ impl View {
             });
         let mut totals = crate::tree::Totals::default();
         remote.for_each(|each| totals.add(each));
-        Space { bytes: totals.bytes, files: totals.files }
+        // An answer without room would keep programs from writing.
+        let disk = self.options.layers.as_ref().and_then(|layers| layers.space().ok());
+        let (bytes, files) = disk.map_or((0, 0), |disk| (disk.bytes, disk.files));
+        Space {
+            bytes: totals.bytes.saturating_add(bytes),
+            files: totals.files.saturating_add(files),
+            free: disk.map_or(0, |disk| disk.free),
+            free_files: disk.map_or(0, |disk| disk.free_files),
+        }
     }
 
     /// What stands in a folder that is not a workspace's.
@@ -495,7 +614,9 @@ impl View {
                 let Some(host) = listing.hosts.get(host) else { return Ok(Vec::new()) };
                 host.places.iter().filter_map(|(workspace, place)| NodeKind::of(workspace, place)).collect()
             }
-            NodeKind::Local(..) | NodeKind::Remote(_) => return Err(ViewError::NotFolder),
+            NodeKind::Local(..) | NodeKind::Remote(_) | NodeKind::Layered(_) => {
+                return Err(ViewError::NotFolder);
+            }
         };
         Ok(children)
     }
@@ -572,41 +693,81 @@ impl View {
         crate::tree::decode(&object).map_err(|error| SourceError::Failed(error.to_string()))
     }
 
-    /// The names from the workspace's root to `node`, if all folders on the way are still known.
+    /// The owner's names from the workspace's root to `node`, if it's the owner's and all folders on the way are still known.
     fn path(&self, node: &Node) -> Option<Vec<Name>> {
         let table = self.table();
         let mut names = Vec::new();
-        let name = |node: &Node| Name::new(node.kind.name()).ok();
-        let mut at = (node.parent, name(node)?, node.depth()?);
-        while at.2 > 0 {
-            names.push(at.1);
-            let parent = table.get(at.0)?;
-            at = (parent.parent, name(&parent)?, parent.depth()?);
+        let mut above;
+        let mut at = node;
+        let mut path = loop {
+            match &at.kind {
+                // The folders below it are where the owner has them, wherever it was moved to.
+                NodeKind::Layered(layered) => break layered.layer.origin(layered.number)?.path,
+                NodeKind::Remote(remote) if remote.depth == 0 => break Vec::new(),
+                NodeKind::Remote(remote) => names.push(remote.entry.name.clone()),
+                _ => return None,
+            }
+            above = table.get(at.parent)?;
+            at = &above;
+        };
+        path.extend(names.into_iter().rev());
+        Some(path)
+    }
+
+    /// The names from the workspace's root in the mount to the folder of `node`.
+    fn folder_path(&self, node: &Node) -> Option<Vec<Name>> {
+        let table = self.table();
+        let mut names = Vec::new();
+        let mut number = match &node.kind {
+            NodeKind::Layered(layered) => layered.layer.place(layered.number)?.0,
+            _ => node.parent.0,
+        };
+        loop {
+            let node = table.get(Ino(number))?;
+            let (above, name) = match &node.kind {
+                NodeKind::Remote(remote) if remote.depth == 0 => break,
+                NodeKind::Remote(remote) => (node.parent.0, remote.entry.name.clone()),
+                NodeKind::Layered(layered) => match layered.layer.place(layered.number) {
+                    Some(place) => place,
+                    None => break,
+                },
+                _ => return None,
+            };
+            names.push(name);
+            number = above;
         }
         names.reverse();
         Some(names)
     }
 
     fn shown_target(&self, node: &Node) -> Option<Vec<u8>> {
-        match &node.kind {
+        let (workspace, target) = match &node.kind {
             NodeKind::Local(_, path) => {
-                Some(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec())
+                return Some(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec());
             }
-            NodeKind::Remote(Remote { workspace, entry, .. }) => {
-                let Kind::Link(target) = &entry.kind else { return None };
-                let path = self.path(node).unwrap_or_default();
-                let folder = &path[..path.len().saturating_sub(1)];
-                let outside = self.options.mount.join(OUTSIDE).join(workspace.host.as_str());
-                Some(links::shown(target, folder, &workspace.original, &outside))
+            NodeKind::Remote(Remote { workspace, entry, .. }) => match &entry.kind {
+                Kind::Link(target) => (workspace, target.to_vec()),
+                _ => return None,
+            },
+            NodeKind::Layered(layered) => {
+                let record = layered.layer.record(layered.number)?;
+                let RecordKind::Link(target) = record.kind else { return None };
+                // What was made here means what it says here.
+                if record.origin.is_none() {
+                    return Some(target);
+                }
+                (&layered.workspace, target)
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        let folder = self.folder_path(node).unwrap_or_default();
+        let outside = self.options.mount.join(OUTSIDE).join(workspace.host.as_str());
+        Some(links::shown(&target, &folder, &workspace.original, &outside))
     }
 }
 
-/// The host under whose name a place of the view stands, for messages.
 impl std::fmt::Debug for View {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("View").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("View").field("mount", &self.options.mount).finish_non_exhaustive()
     }
 }

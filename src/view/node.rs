@@ -1,10 +1,11 @@
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
 
 use super::{
     OUTSIDE,
     listing::{Mounted, Place},
 };
 use crate::{
+    layer::{Layer, Layers, StatKind},
     tree::{Attributes, Entry, Kind, Owner},
     types::{HostName, Name, WorkspaceName},
 };
@@ -52,6 +53,52 @@ pub(super) enum NodeKind {
     /// A folder of this machine: a link to it.
     Local(WorkspaceName, PathBuf),
     Remote(Remote),
+    /// A file or folder that was made or changed here.
+    Layered(Layered),
+}
+
+/// A file or folder of which a workspace's layer has something to say. All else is asked there, by its number.
+#[derive(Clone)]
+pub(super) struct Layered {
+    pub(super) workspace: Arc<Mounted>,
+    pub(super) layer: Arc<Layer>,
+    pub(super) number: u64,
+    pub(super) name: Name,
+    pub(super) is_folder: bool,
+}
+
+impl Layered {
+    /// The node that the layer has under this number.
+    pub(super) fn new(
+        workspace: &Arc<Mounted>,
+        layer: &Arc<Layer>,
+        number: u64,
+        name: &Name,
+    ) -> Option<Self> {
+        let kind = layer.kind(number)?;
+        Some(Self {
+            workspace: workspace.clone(),
+            layer: layer.clone(),
+            number,
+            name: name.clone(),
+            is_folder: kind == StatKind::Folder,
+        })
+    }
+}
+
+impl PartialEq for Layered {
+    fn eq(&self, other: &Self) -> bool {
+        self.workspace.id == other.workspace.id && self.number == other.number && self.name == other.name
+    }
+}
+
+impl fmt::Debug for Layered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layered")
+            .field("number", &self.number)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A file or folder of a workspace, in one version.
@@ -61,12 +108,21 @@ pub(super) struct Remote {
     pub(super) entry: Arc<Entry>,
     path: PathHash,
     /// How many names lie between the workspace's root and this; 0 for the root.
-    depth: u32,
+    pub(super) depth: u32,
 }
 
 impl Remote {
     /// The root of a workspace that is shown under `name`.
     pub(super) fn root(name: &WorkspaceName, mounted: &Mounted) -> Option<Self> {
+        Some(Self::named_root(Name::new(name.as_str().as_bytes()).ok()?, mounted))
+    }
+
+    /// The root of a workspace, where its name doesn't matter.
+    pub(super) fn unnamed_root(mounted: &Mounted) -> Self {
+        Self::named_root(Name::least(), mounted)
+    }
+
+    fn named_root(name: Name, mounted: &Mounted) -> Self {
         let attributes = Attributes {
             mode: mounted.mode & 0o1777,
             owner: Owner::Sharer,
@@ -77,9 +133,9 @@ impl Remote {
         // A workspace that may not be read has an empty root; reading it says why.
         let tree = mounted.root.unwrap_or_else(|| crate::types::Digest::from_bytes([0; 32]));
         let kind = Kind::Folder { tree, totals: mounted.totals };
-        let entry = Entry { name: Name::new(name.as_str().as_bytes()).ok()?, attributes, kind };
+        let entry = Entry { name, attributes, kind };
         let path = PathHash::new("twinshare workspace", &[mounted.id.as_bytes()]);
-        Some(Self { workspace: Arc::new(mounted.clone()), entry: Arc::new(entry), path, depth: 0 })
+        Self { workspace: Arc::new(mounted.clone()), entry: Arc::new(entry), path, depth: 0 }
     }
 
     /// What `entry` of this folder stands for.
@@ -128,6 +184,7 @@ impl NodeKind {
             Self::Host(host) | Self::OutsideHost(host) => host.as_str().as_bytes(),
             Self::Local(name, _) => name.as_str().as_bytes(),
             Self::Remote(remote) => remote.entry.name.as_bytes(),
+            Self::Layered(layered) => layered.name.as_bytes(),
         }
     }
 
@@ -139,6 +196,7 @@ impl NodeKind {
             Self::OutsideHost(host) => PathHash::new("twinshare outside host", &[host.as_str().as_bytes()]),
             Self::Local(_, path) => PathHash::new("twinshare local", &[path.as_os_str().as_encoded_bytes()]),
             Self::Remote(remote) => remote.identity(),
+            Self::Layered(layered) => PathHash::new("twinshare layer", &[&layered.number.to_le_bytes()]),
         }
     }
 
@@ -150,6 +208,7 @@ impl NodeKind {
     fn numbered(&self, identity: PathHash) -> Ino {
         match self {
             Self::Root => Ino::ROOT,
+            Self::Layered(layered) => Ino(layered.number),
             _ => Ino(identity.number()),
         }
     }
@@ -166,24 +225,17 @@ impl Node {
     pub(super) fn is_folder(&self) -> bool {
         match &self.kind {
             NodeKind::Remote(remote) => matches!(remote.entry.kind, Kind::Folder { .. }),
+            NodeKind::Layered(layered) => layered.is_folder,
             NodeKind::Local(..) => false,
             NodeKind::Root | NodeKind::Host(_) | NodeKind::Outside | NodeKind::OutsideHost(_) => true,
-        }
-    }
-
-    /// How deep below its workspace's root it lies.
-    pub(super) fn depth(&self) -> Option<u32> {
-        match &self.kind {
-            NodeKind::Remote(remote) => Some(remote.depth),
-            _ => None,
         }
     }
 }
 
 /// All nodes that the kernel has looked up and not forgotten.
-#[derive(Debug)]
 pub(super) struct Table {
     nodes: HashMap<Ino, Known>,
+    layers: Option<Arc<Layers>>,
     /// Grows with every new listing.
     generation: u64,
 }
@@ -195,10 +247,10 @@ struct Known {
 }
 
 impl Table {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(layers: Option<Arc<Layers>>) -> Self {
         let node = Arc::new(Node { parent: Ino::ROOT, kind: NodeKind::Root });
         // The root is never looked up, and never forgotten.
-        Self { nodes: HashMap::from([(Ino::ROOT, Known { node, lookups: 1 })]), generation: 0 }
+        Self { nodes: HashMap::from([(Ino::ROOT, Known { node, lookups: 1 })]), layers, generation: 0 }
     }
 
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
@@ -229,11 +281,23 @@ impl Table {
         let mut ino = kind.numbered(identity);
         // Two identities with one number: 2^-64 by chance. The later comer takes the next free one.
         while let Some(known) = self.nodes.get(&ino)
+            && !matches!(kind, NodeKind::Layered(_))
+            && !matches!(known.node.kind, NodeKind::Layered(_))
             && known.node.kind.identity() != identity
         {
             ino = Ino(ino.0.wrapping_add(1).max(2));
         }
+        let kind = match kind {
+            NodeKind::Remote(remote) => self.changed(ino, &remote).unwrap_or(NodeKind::Remote(remote)),
+            kind => kind,
+        };
         (ino, Arc::new(Node { parent, kind }))
+    }
+
+    /// What the owner's file or folder has become here, if it was changed.
+    fn changed(&self, ino: Ino, remote: &Remote) -> Option<NodeKind> {
+        let layer = self.layers.as_ref()?.get(&remote.workspace.id)?;
+        Layered::new(&remote.workspace, &layer, ino.0, &remote.entry.name).map(NodeKind::Layered)
     }
 
     /// Whether what was read of a folder when it was `then`, at `generation`, still holds.
@@ -243,6 +307,7 @@ impl Table {
             (NodeKind::Remote(now), NodeKind::Remote(then)) => {
                 now.entry.kind == then.entry.kind && now.workspace.is_allowed() == then.workspace.is_allowed()
             }
+            (NodeKind::Layered(_), NodeKind::Remote(_)) => false,
             _ => self.generation == generation,
         }
     }
@@ -256,23 +321,32 @@ impl Table {
         (ino, node)
     }
 
-    /// Puts another version of a known node in its place; what isn't known stays unknown.
+    /// Puts another version of a known node in its place; what isn't known stays unknown, and what was changed here stays
+    /// as it is.
     pub(super) fn replace(&mut self, ino: Ino, kind: NodeKind) {
         if let Some(known) = self.nodes.get_mut(&ino) {
-            known.node = Arc::new(Node { parent: known.node.parent, kind });
+            let kept = matches!((&known.node.kind, &kind), (NodeKind::Layered(_), NodeKind::Remote(_)));
+            if !kept {
+                known.node = Arc::new(Node { parent: known.node.parent, kind });
+            }
         }
     }
 
-    pub(super) fn forget(&mut self, ino: Ino, count: u64) {
-        if ino == Ino::ROOT {
-            return;
+    /// Notes that a known node has another name, in another folder perhaps.
+    pub(super) fn moved(&mut self, parent: Ino, layered: Layered) {
+        if let Some(known) = self.nodes.get_mut(&Ino(layered.number)) {
+            known.node = Arc::new(Node { parent, kind: NodeKind::Layered(layered) });
         }
-        if let Some(known) = self.nodes.get_mut(&ino) {
-            known.lookups = known.lookups.saturating_sub(count);
-            if known.lookups == 0 {
-                self.nodes.remove(&ino);
-            }
+    }
+
+    /// Takes back look-ups; gives the node if that were all.
+    pub(super) fn forget(&mut self, ino: Ino, count: u64) -> Option<Arc<Node>> {
+        let known = self.nodes.get_mut(&ino).filter(|_| ino != Ino::ROOT)?;
+        known.lookups = known.lookups.saturating_sub(count);
+        if known.lookups > 0 {
+            return None;
         }
+        self.nodes.remove(&ino).map(|known| known.node)
     }
 }
 

@@ -184,7 +184,7 @@ impl View {
         Ok(plan)
     }
 
-    async fn folder_of(&self, remote: &Remote) -> Result<std::sync::Arc<Folder>, SourceError> {
+    pub(super) async fn folder_of(&self, remote: &Remote) -> Result<std::sync::Arc<Folder>, SourceError> {
         match &remote.entry.kind {
             Kind::Folder { tree, .. } => self.folder(&remote.workspace.id, tree, None).await,
             Kind::File { .. } | Kind::Link(_) => Err(SourceError::Failed("not a folder".into())),

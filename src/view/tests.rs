@@ -1,3 +1,5 @@
+mod changes;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     convert::Infallible,
@@ -123,7 +125,7 @@ impl Bench {
     fn new() -> Self {
         let memory = Arc::new(Memory::default());
         let deadline = Duration::from_secs(10);
-        let options = ViewOptions { mount: "/m".into(), uid: 1000, gid: 100, deadline };
+        let options = ViewOptions { mount: "/m".into(), uid: 1000, gid: 100, deadline, layers: None };
         let (view, invalidations) = View::new(options, memory.clone());
         Self { memory, view, invalidations }
     }

@@ -3,17 +3,23 @@ use std::{
     io,
     os::unix::ffi::OsStrExt,
     panic::AssertUnwindSafe,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use futures_util::FutureExt;
-use twinshare::view::{Attr, Cookie, FileKind, Ino, Reading, View, ViewError};
+use twinshare::{
+    layer::Seek,
+    types::Timestamp,
+    view::{Allocate, Attr, Cookie, FileKind, Ino, Maker, New, Reading, Rename, Set, View, ViewError},
+};
 
 use super::errno::errno;
 
@@ -66,14 +72,13 @@ fn failed(error: ViewError) -> Errno {
 }
 
 fn file_attr(attr: &Attr) -> FileAttr {
-    let modified = SystemTime::from(attr.modified);
     FileAttr {
         ino: INodeNo(attr.ino.0),
         size: attr.size,
         blocks: attr.allocated.div_ceil(512),
-        atime: modified,
-        mtime: modified,
-        ctime: modified,
+        atime: attr.accessed.into(),
+        mtime: attr.modified.into(),
+        ctime: attr.changed.into(),
         crtime: UNIX_EPOCH,
         kind: file_type(attr.kind),
         perm: attr.mode,
@@ -91,6 +96,36 @@ fn file_type(kind: FileKind) -> FileType {
         FileKind::Folder => FileType::Directory,
         FileKind::File => FileType::RegularFile,
         FileKind::Link => FileType::Symlink,
+        FileKind::Fifo => FileType::NamedPipe,
+        FileKind::Socket => FileType::Socket,
+    }
+}
+
+/// Whom something new belongs to: whoever asks for it.
+fn maker(request: &Request, mode: u32, umask: u32) -> Maker {
+    Maker { uid: request.uid(), gid: request.gid(), mode: (mode & !umask & 0o7777) as u16 }
+}
+
+fn time(time: Option<TimeOrNow>) -> Option<Timestamp> {
+    time.map(|time| match time {
+        TimeOrNow::SpecificTime(time) => time.into(),
+        TimeOrNow::Now => SystemTime::now().into(),
+    })
+}
+
+/// Answers with what was made or found.
+fn entry(made: Result<Attr, ViewError>, reply: ReplyEntry) {
+    match made {
+        Ok(attr) => reply.entry(&FOREVER, &file_attr(&attr), GENERATION),
+        Err(error) => reply.error(failed(error)),
+    }
+}
+
+/// Answers whether it was done.
+fn done(outcome: Result<(), ViewError>, reply: ReplyEmpty) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(failed(error)),
     }
 }
 
@@ -125,7 +160,9 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_CACHE_SYMLINKS
             // A folder whose time changed drops its cached listing, should one have been read while it changed.
-            | InitFlags::FUSE_AUTO_INVAL_DATA;
+            | InitFlags::FUSE_AUTO_INVAL_DATA
+            // Else each write would ask for the attribute that says what a program may do.
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         // What the kernel lacks costs speed, not correctness. ATOMIC_O_TRUNC is never asked for: without OPEN, old tails
         // would survive truncation.
         if let Err(lacking) = config.add_capabilities(wanted) {
@@ -253,8 +290,249 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         let space = self.view.space();
-        let blocks = space.bytes.div_ceil(BLOCK.into());
-        reply.statfs(blocks, 0, 0, space.files, 0, BLOCK, 255, BLOCK);
+        let (blocks, free) = (space.bytes.div_ceil(BLOCK.into()), space.free / u64::from(BLOCK));
+        reply.statfs(blocks, free, free, space.files, space.free_files, BLOCK, 255, BLOCK);
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        accessed: Option<TimeOrNow>,
+        modified: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = Set {
+            mode: mode.map(|mode| (mode & 0o7777) as u16),
+            uid,
+            gid,
+            size,
+            accessed: time(accessed),
+            modified: time(modified),
+            drops_privileges: request.uid() != 0,
+        };
+        match self.view.set(Ino(ino.0), &set) {
+            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Err(error) => reply.error(failed(error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
+        let new = match mode & libc::S_IFMT {
+            0 | libc::S_IFREG => New::File,
+            libc::S_IFIFO => New::Fifo,
+            libc::S_IFSOCK => New::Socket,
+            // The mount has no devices.
+            _ => return reply.error(Errno::EPERM),
+        };
+        let (view, name, maker) = (self.view.clone(), name.as_bytes().to_vec(), maker(request, mode, umask));
+        self.answer(async move { entry(view.make(Ino(parent.0), &name, new, maker).await, reply) });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (view, name, maker) = (self.view.clone(), name.as_bytes().to_vec(), maker(request, mode, umask));
+        self.answer(async move { entry(view.make(Ino(parent.0), &name, New::Folder, maker).await, reply) });
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (view, name, maker) = (self.view.clone(), name.as_bytes().to_vec(), maker(request, 0o777, 0));
+        let new = New::Link(target.as_os_str().as_bytes().to_vec());
+        self.answer(async move { entry(view.make(Ino(parent.0), &name, new, maker).await, reply) });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _: i32,
+        reply: ReplyCreate,
+    ) {
+        let (view, name, maker) = (self.view.clone(), name.as_bytes().to_vec(), maker(request, mode, umask));
+        self.answer(async move {
+            match view.make(Ino(parent.0), &name, New::File, maker).await {
+                Ok(attr) => {
+                    let (handle, flags) = (FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+                    reply.created(&FOREVER, &file_attr(&attr), GENERATION, handle, flags);
+                }
+                Err(error) => reply.error(failed(error)),
+            }
+        });
+    }
+
+    /// Follows CREATE until the kernel has learned that it needn't open.
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (view, name) = (self.view.clone(), name.as_bytes().to_vec());
+        self.answer(async move { entry(view.link(Ino(ino.0), Ino(parent.0), &name).await, reply) });
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (view, name) = (self.view.clone(), name.as_bytes().to_vec());
+        self.answer(async move { done(view.remove(Ino(parent.0), &name, false).await, reply) });
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (view, name) = (self.view.clone(), name.as_bytes().to_vec());
+        self.answer(async move { done(view.remove(Ino(parent.0), &name, true).await, reply) });
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        to_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let how = if flags == RenameFlags::RENAME_EXCHANGE {
+            Rename::Exchange
+        } else if flags == RenameFlags::RENAME_NOREPLACE {
+            Rename::Keep
+        } else if flags.is_empty() {
+            Rename::Replace
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        let view = self.view.clone();
+        let (name, to_name) = (name.as_bytes().to_vec(), to_name.as_bytes().to_vec());
+        self.answer(async move {
+            done(view.rename((Ino(parent.0), &name), (Ino(to.0), &to_name), how).await, reply);
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        how: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let drops_privileges = how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match self.view.write(Ino(ino.0), offset, data, drops_privileges) {
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(failed(error)),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let keeps_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let what = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => Allocate::Reserve,
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => Allocate::Zero,
+            _ => return reply.error(Errno::EOPNOTSUPP),
+        };
+        done(self.view.allocate(Ino(ino.0), offset, length, what, !keeps_size), reply);
+    }
+
+    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        match self.view.seek(Ino(ino.0), offset, what) {
+            Ok(Some(found)) => reply.offset(found as i64),
+            Ok(None) => reply.error(Errno::ENXIO),
+            Err(error) => reply.error(failed(error)),
+        }
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        // The disk may take its time: others mustn't wait for it.
+        let view = self.view.clone();
+        self.runtime.spawn_blocking(move || done(view.sync(Ino(ino.0)), reply));
+    }
+
+    fn fsyncdir(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fsync(request, ino, handle, datasync, reply);
+    }
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        let there = match flags {
+            libc::XATTR_CREATE => Some(false),
+            libc::XATTR_REPLACE => Some(true),
+            _ => None,
+        };
+        done(self.view.setxattr(Ino(ino.0), name.as_bytes(), value, there), reply);
+    }
+
+    fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        done(self.view.removexattr(Ino(ino.0), name.as_bytes()), reply);
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -267,7 +545,7 @@ impl Filesystem for Adapter {
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         match self.view.listxattr(Ino(ino.0)) {
             Ok(names) => {
-                let list: Vec<u8> = names.iter().flat_map(|name| name.bytes().chain([0])).collect();
+                let list: Vec<u8> = names.iter().flat_map(|name| name.iter().copied().chain([0])).collect();
                 sized(&list, size, reply);
             }
             Err(error) => reply.error(failed(error)),

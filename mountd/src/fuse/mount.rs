@@ -47,6 +47,8 @@ pub(crate) struct MountOptions {
     pub(crate) folder: PathBuf,
     /// This host's name, shown as the source of the mount.
     pub(crate) host: String,
+    /// Whether nothing can be changed through it.
+    pub(crate) read_only: bool,
 }
 
 /// A mounted view. Dropping it unmounts.
@@ -72,13 +74,13 @@ impl Mount {
         config.acl = SessionACL::Owner;
         config.n_threads = Some(THREADS);
         let adapter = Adapter::new(view.clone(), runtime);
-        let session = match mount_directly(&folder, &source).map_err(refused)? {
+        let session = match mount_directly(&folder, &source, options.read_only).map_err(refused)? {
             Some(device) => Session::from_fd(adapter, device, SessionACL::Owner, config),
             None => {
                 config.mount_options = vec![
                     MountOption::FSName(source),
                     MountOption::Subtype("twinshare".into()),
-                    MountOption::RO,
+                    if options.read_only { MountOption::RO } else { MountOption::RW },
                     MountOption::NoSuid,
                     MountOption::NoDev,
                     MountOption::NoAtime,
@@ -130,7 +132,7 @@ impl Drop for Mount {
 
 /// Mounts as root does, without a helper program; none when only the helper may. fuser would do it too, but
 /// leaves out the subtype, by which others see what kind of mount it is.
-fn mount_directly(folder: &Path, source: &str) -> io::Result<Option<OwnedFd>> {
+fn mount_directly(folder: &Path, source: &str, read_only: bool) -> io::Result<Option<OwnedFd>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
@@ -141,7 +143,8 @@ fn mount_directly(folder: &Path, source: &str) -> io::Result<Option<OwnedFd>> {
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    flags.set(MountFlags::RDONLY, read_only);
     let options = std::ffi::CString::new(options)?;
     match rustix::mount::mount(source, folder, "fuse.twinshare", flags, options.as_c_str()) {
         Ok(()) => Ok(Some(device.into())),
