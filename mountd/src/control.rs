@@ -354,6 +354,7 @@ impl Walk<'_> {
             view::FileKind::File => (FileKind::File, None),
             view::FileKind::Fifo => (FileKind::Fifo, None),
             view::FileKind::Socket => (FileKind::Socket, None),
+            view::FileKind::Character(_) | view::FileKind::Block(_) => (FileKind::Device, None),
             view::FileKind::Link => (FileKind::Symlink, Some(raw(self.view.readlink(attr.ino).ok()?))),
         };
         let name = twinshare::types::Name::new(name).ok()?;

@@ -141,6 +141,7 @@ pub(crate) async fn run(
         folder: arguments.mount.clone(),
         host: host.to_string(),
         read_only: arguments.node.read_only,
+        allow_other: arguments.node.allow_other,
     };
     let mount = {
         let (view, runtime) = (view.clone(), tokio::runtime::Handle::current());

@@ -29,6 +29,10 @@ pub struct NodeOptions {
     /// Mount so that nothing can be changed
     #[arg(long)]
     pub read_only: bool,
+
+    /// Let this machine's other users into the mount; permissions decide what they may do there
+    #[arg(long)]
+    pub allow_other: bool,
 }
 
 /// The least that a cache may be limited to: some pieces of work must fit.
@@ -82,7 +86,7 @@ impl DaemonArguments {
         option("cache", self.cache.clone().into());
         option("runtime", self.runtime.clone().into());
         option("mount", self.mount.clone().into());
-        let NodeOptions { name, interfaces, peers, port, cache_limit, read_only } = &self.node;
+        let NodeOptions { name, interfaces, peers, port, cache_limit, read_only, allow_other } = &self.node;
         if let Some(name) = name {
             option("name", name.as_str().into());
         }
@@ -98,9 +102,8 @@ impl DaemonArguments {
         if let Some(limit) = cache_limit {
             option("cache-limit", limit.to_string().into());
         }
-        if *read_only {
-            line.push("--read-only".into());
-        }
+        let flags = [("--read-only", *read_only), ("--allow-other", *allow_other)];
+        line.extend(flags.into_iter().filter(|(_, set)| *set).map(|(flag, _)| flag.into()));
         line
     }
 }
@@ -134,6 +137,7 @@ mod tests {
                 port: Some(4000),
                 cache_limit: Some(ByteSize(3 << 30)),
                 read_only: true,
+                allow_other: true,
             },
         };
         for arguments in [DaemonArguments { node: NodeOptions::default(), ..full.clone() }, full] {

@@ -189,6 +189,8 @@ pub enum FileKind {
     Fifo,
     /// A socket that was made here.
     Socket,
+    /// A device that was made here.
+    Device,
 }
 
 /// An entry of a folder.

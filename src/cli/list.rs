@@ -111,6 +111,7 @@ fn mode(entry: &FileEntry) -> String {
         FileKind::Symlink => 'l',
         FileKind::Fifo => 'p',
         FileKind::Socket => 's',
+        FileKind::Device => 'c',
     };
     let mut text: Vec<char> = vec![kind];
     for (class, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {

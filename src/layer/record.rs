@@ -20,7 +20,7 @@ pub struct Meta {
     /// The group it belongs to.
     #[n(2)]
     pub gid: u32,
-    /// How many names it has; for a folder 1, and 0 once it's removed.
+    /// How many names it has; 0 once it's removed.
     #[n(3)]
     pub links: u32,
     /// When it was last read, as far as somebody said so.
@@ -80,6 +80,12 @@ pub enum RecordKind {
     /// A socket.
     #[n(4)]
     Socket,
+    /// A character device and its number. The mount lets nobody open it.
+    #[n(5)]
+    Character(#[n(0)] u32),
+    /// A block device and its number.
+    #[n(6)]
+    Block(#[n(0)] u32),
 }
 
 /// Where a file's bytes are: in its data file, else in its origin, else they are zero.
@@ -132,6 +138,10 @@ pub enum StatKind {
     Fifo,
     /// A socket.
     Socket,
+    /// A character device and its number.
+    Character(u32),
+    /// A block device and its number.
+    Block(u32),
 }
 
 /// One step of a change. Those of one call happen together or not at all.
@@ -173,19 +183,21 @@ impl Record {
             RecordKind::Folder => 4096,
             RecordKind::File(content) => content.size,
             RecordKind::Link(target) => target.len() as u64,
-            RecordKind::Fifo | RecordKind::Socket => 0,
+            RecordKind::Fifo | RecordKind::Socket | RecordKind::Character(_) | RecordKind::Block(_) => 0,
         };
         Stat { meta: self.meta.clone(), kind: self.kind(), size }
     }
 
     /// Its kind.
     pub fn kind(&self) -> StatKind {
-        match &self.kind {
+        match self.kind {
             RecordKind::Folder => StatKind::Folder,
             RecordKind::File(_) => StatKind::File,
             RecordKind::Link(_) => StatKind::Link,
             RecordKind::Fifo => StatKind::Fifo,
             RecordKind::Socket => StatKind::Socket,
+            RecordKind::Character(device) => StatKind::Character(device),
+            RecordKind::Block(device) => StatKind::Block(device),
         }
     }
 }

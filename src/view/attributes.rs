@@ -21,6 +21,10 @@ pub enum FileKind {
     Fifo,
     /// A socket.
     Socket,
+    /// A character device and its number; the mount lets nobody open it.
+    Character(u32),
+    /// A block device and its number.
+    Block(u32),
 }
 
 /// What `stat` tells of an inode.
@@ -32,7 +36,8 @@ pub struct Attr {
     pub kind: FileKind,
     /// Permission bits. Set-user-id and set-group-id of the owner's files are not shown: they must not take effect here.
     pub mode: u16,
-    /// How many names it has; 1 for folders, which says nothing about their subfolders, and 0 for what was removed.
+    /// How many names it has, and 0 for what was removed; for folders that were made here as everywhere, and 1 for the others,
+    /// which says nothing about their subfolders.
     pub links: u32,
     /// The user it belongs to.
     pub uid: u32,
@@ -121,6 +126,8 @@ impl View {
             }
             StatKind::Fifo => Attr { kind: FileKind::Fifo, ..attr },
             StatKind::Socket => Attr { kind: FileKind::Socket, ..attr },
+            StatKind::Character(device) => Attr { kind: FileKind::Character(device), ..attr },
+            StatKind::Block(device) => Attr { kind: FileKind::Block(device), ..attr },
         }
     }
 

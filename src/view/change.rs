@@ -49,6 +49,10 @@ pub enum New {
     Fifo,
     /// A socket.
     Socket,
+    /// A character device with this number.
+    Character(u32),
+    /// A block device with this number.
+    Block(u32),
 }
 
 /// What happens to what the new name stood for.
@@ -239,6 +243,17 @@ impl<'a> Edit<'a> {
         Ok(())
     }
 
+    /// Counts a folder in or out of the one around it. Only what was made here counts its folders: of the owner's it isn't
+    /// known without looking, and 1 says so.
+    fn count(&mut self, folder: u64, child: u64, more: bool) -> Result<()> {
+        let is_folder = self.record(child).is_some_and(|record| record.kind == RecordKind::Folder);
+        let meta = self.meta(folder)?;
+        if is_folder && meta.links >= 2 {
+            meta.links = if more { meta.links + 1 } else { (meta.links - 1).max(2) };
+        }
+        Ok(())
+    }
+
     /// Hides what the owner has at a name from now on.
     fn cover(&mut self, folder: u64, name: &Name, lower: Option<&Remote>) {
         let Some(remote) = lower else { return };
@@ -329,18 +344,21 @@ impl View {
                 New::Link(target) => RecordKind::Link(target),
                 New::Fifo => RecordKind::Fifo,
                 New::Socket => RecordKind::Socket,
+                New::Character(device) => RecordKind::Character(device),
+                New::Block(device) => RecordKind::Block(device),
             };
             let meta = Meta {
                 mode,
                 uid: maker.uid,
                 gid: if inherits { above.gid } else { maker.gid },
-                links: 1,
+                links: if new == New::Folder { 2 } else { 1 },
                 accessed: time,
                 modified: time,
                 changed: time,
                 xattrs: BTreeMap::new(),
             };
             edit.puts.insert(number, Record { meta, origin: None, kind });
+            edit.count(parent_number, number, true)?;
             edit.bind(parent_number, &name, number, lower.as_ref());
             let (workspace, layer) = (edit.workspace.clone(), edit.layer.clone());
             let mut table = edit.commit()?;
@@ -388,6 +406,7 @@ impl View {
             edit.touch(parent_number)?;
             let number = edit.raise_child(parent_number, child)?;
             edit.unlink(number)?;
+            edit.count(parent_number, number, false)?;
             edit.unbind(parent_number, &name, lower.as_ref());
             drop(edit.commit()?);
             return Ok(());
@@ -437,9 +456,15 @@ impl View {
             edit.touch(new)?;
             let time = edit.now;
             edit.meta(number)?.changed = time;
+            edit.count(old, number, false)?;
+            edit.count(new, number, true)?;
+            if let Some(other) = other {
+                edit.count(new, other, false)?;
+            }
             match (other, how) {
                 (Some(other), Rename::Exchange) => {
                     edit.meta(other)?.changed = time;
+                    edit.count(old, other, true)?;
                     edit.bind(old, &old_name, other, old_lower.as_ref());
                 }
                 (Some(other), _) => {

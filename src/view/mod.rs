@@ -279,6 +279,9 @@ impl View {
 
     /// Finds `name` in the folder `parent` and counts one look-up of what it finds.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
+        if let Err(error @ NameError::TooLong(_)) = Name::new(name) {
+            return Err(error.into());
+        }
         loop {
             let (folder, generation) = self.node_now(parent)?;
             let kind = self.child(&folder, name).await?;

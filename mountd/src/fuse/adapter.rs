@@ -85,7 +85,10 @@ fn file_attr(attr: &Attr) -> FileAttr {
         nlink: attr.links,
         uid: attr.uid,
         gid: attr.gid,
-        rdev: 0,
+        rdev: match attr.kind {
+            FileKind::Character(device) | FileKind::Block(device) => device,
+            _ => 0,
+        },
         blksize: BLOCK,
         flags: 0,
     }
@@ -98,6 +101,8 @@ fn file_type(kind: FileKind) -> FileType {
         FileKind::Link => FileType::Symlink,
         FileKind::Fifo => FileType::NamedPipe,
         FileKind::Socket => FileType::Socket,
+        FileKind::Character(_) => FileType::CharDevice,
+        FileKind::Block(_) => FileType::BlockDevice,
     }
 }
 
@@ -334,14 +339,16 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _: u32,
+        device: u32,
         reply: ReplyEntry,
     ) {
         let new = match mode & libc::S_IFMT {
             0 | libc::S_IFREG => New::File,
             libc::S_IFIFO => New::Fifo,
             libc::S_IFSOCK => New::Socket,
-            // The mount has no devices.
+            // The kernel lets only root make them, and the mount nobody open them.
+            libc::S_IFCHR => New::Character(device),
+            libc::S_IFBLK => New::Block(device),
             _ => return reply.error(Errno::EPERM),
         };
         let (view, name, maker) = (self.view.clone(), name.as_bytes().to_vec(), maker(request, mode, umask));

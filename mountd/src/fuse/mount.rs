@@ -28,6 +28,12 @@ pub(crate) enum MountError {
         /// What's wrong with it.
         why: String,
     },
+    /// Others can't be let in.
+    #[error(
+        "other users can be let into the mount only if /etc/fuse.conf has a line 'user_allow_other': \
+         ask root to add it, or leave --allow-other out"
+    )]
+    Others,
     /// The system refused.
     #[error("mounting on {folder} failed ({hint})")]
     Refused {
@@ -49,6 +55,8 @@ pub(crate) struct MountOptions {
     pub(crate) host: String,
     /// Whether nothing can be changed through it.
     pub(crate) read_only: bool,
+    /// Whether other users are let in; permissions decide what they may do.
+    pub(crate) allow_other: bool,
 }
 
 /// A mounted view. Dropping it unmounts.
@@ -65,17 +73,20 @@ impl Mount {
         options: &MountOptions,
         runtime: tokio::runtime::Handle,
     ) -> Result<Self, MountError> {
+        if options.allow_other && !rustix::process::geteuid().is_root() && !others_may_be_let_in(FUSE_CONF) {
+            return Err(MountError::Others);
+        }
         let folder = prepare(&options.folder)?;
         // The ':' makes desktops and indexers treat it as remote.
         let source = format!("twinshare:{}", options.host.replace([',', ' '], "_"));
         let refused =
             |source: io::Error| MountError::Refused { folder: folder.clone(), hint: hint(&source), source };
         let mut config = Config::default();
-        config.acl = SessionACL::Owner;
+        config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(THREADS);
         let adapter = Adapter::new(view.clone(), runtime);
-        let session = match mount_directly(&folder, &source, options.read_only).map_err(refused)? {
-            Some(device) => Session::from_fd(adapter, device, SessionACL::Owner, config),
+        let session = match mount_directly(&folder, &source, options).map_err(refused)? {
+            Some(device) => Session::from_fd(adapter, device, config.acl, config),
             None => {
                 config.mount_options = vec![
                     MountOption::FSName(source),
@@ -132,19 +143,20 @@ impl Drop for Mount {
 
 /// Mounts as root does, without a helper program; none when only the helper may. fuser would do it too, but
 /// leaves out the subtype, by which others see what kind of mount it is.
-fn mount_directly(folder: &Path, source: &str, read_only: bool) -> io::Result<Option<OwnedFd>> {
+fn mount_directly(folder: &Path, source: &str, wanted: &MountOptions) -> io::Result<Option<OwnedFd>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
     let options = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions{}",
         device.as_raw_fd(),
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
+        if wanted.allow_other { ",allow_other" } else { "" },
     );
     let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-    flags.set(MountFlags::RDONLY, read_only);
+    flags.set(MountFlags::RDONLY, wanted.read_only);
     let options = std::ffi::CString::new(options)?;
     match rustix::mount::mount(source, folder, "fuse.twinshare", flags, options.as_c_str()) {
         Ok(()) => Ok(Some(device.into())),
@@ -152,6 +164,15 @@ fn mount_directly(folder: &Path, source: &str, read_only: bool) -> io::Result<Op
         Err(rustix::io::Errno::PERM) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Where root says what users may ask of fusermount3.
+const FUSE_CONF: &str = "/etc/fuse.conf";
+
+/// Whether root lets users let others into their mounts.
+fn others_may_be_let_in(configuration: &str) -> bool {
+    let text = std::fs::read_to_string(configuration).unwrap_or_default();
+    text.lines().any(|line| line.trim() == "user_allow_other")
 }
 
 /// Makes the folder, clearing away a dead mount of an earlier daemon.
@@ -191,5 +212,23 @@ fn hint(error: &io::Error) -> &'static str {
         Some(libc::ENOENT) => "is the kernel module 'fuse' loaded, and the package fuse3 installed?",
         Some(libc::EACCES | libc::EPERM) => "may this user open /dev/fuse, and is fusermount3 installed?",
         _ => "`twinshare doctor` may know more",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_let_in_only_where_root_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("fuse.conf");
+        let may = || others_may_be_let_in(file.to_str().unwrap());
+        assert!(!may(), "there is no such file");
+        for (text, expected) in [("#user_allow_other\n", false), ("mount_max = 9\nuser_allow_other \n", true)]
+        {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(may(), expected, "{text:?}");
+        }
     }
 }
