@@ -217,6 +217,7 @@ macro_rules! written_as {
 
             use super::*;
 
+            #[allow(clippy::ptr_arg, reason = "the derived code passes a reference to the field")]
             pub(super) fn encode<C, W: Write>($value: &$type, $to: &mut Encoder<W>, _: &mut C) -> Encoded<W> {
                 $put
             }

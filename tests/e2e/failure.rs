@@ -2,8 +2,6 @@
 
 use std::{fs, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::{bed::Bed, wait::wait_for};
 
 #[test]
@@ -15,13 +13,7 @@ fn case_27_a_killed_daemon_leaves_nothing_that_up_does_not_clear() {
     let guest = bed.guest();
     assert_eq!(fs::read(view.join("f")).unwrap(), b"content");
     for _ in 0..10 {
-        let control = fs::read(guest.home().join("runtime/control.json")).unwrap();
-        let control: serde_json::Value = serde_json::from_slice(&control).unwrap();
-        let pid = Pid::from_raw(control["pid"].as_i64().unwrap() as i32).unwrap();
-        kill_process(pid, Signal::KILL).unwrap();
-        wait_for("the mount is dead", Duration::from_secs(5), || {
-            (rustix::fs::statfs(guest.mount()).err() == Some(rustix::io::Errno::NOTCONN)).then_some(())
-        });
+        guest.kill();
         guest.up(&[]);
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let own = mounts.lines().filter(|line| line.split(' ').nth(1) == guest.mount().to_str());

@@ -19,6 +19,7 @@ mod edit;
 mod failure;
 mod launch;
 mod launches;
+mod layers;
 mod laziness;
 mod network;
 mod plain_user;

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::wait::wait_for;
@@ -113,6 +114,17 @@ impl Node {
     /// Stops the node.
     pub(crate) fn down(&self) {
         self.ask(&["down"]);
+    }
+
+    /// Kills the node's daemon; its mount is dead when this returns.
+    pub(crate) fn kill(&self) {
+        let control = fs::read(self.home().join("runtime/control.json")).unwrap();
+        let control: Value = serde_json::from_slice(&control).unwrap();
+        let pid = Pid::from_raw(control["pid"].as_i64().unwrap() as i32).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+        wait_for("the mount is dead", Duration::from_secs(5), || {
+            (rustix::fs::statfs(self.mount()).err() == Some(rustix::io::Errno::NOTCONN)).then_some(())
+        });
     }
 
     /// Stops the node if it runs, and doesn't mind if it can't.
