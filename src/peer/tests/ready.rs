@@ -30,22 +30,24 @@ fn a_piece_is_made_ready_once_and_better_than_while_somebody_waits() {
 #[tokio::test(start_paused = true)]
 async fn what_is_expected_is_ready_when_it_is_asked_for() {
     let mut shares = Shares::new(identity(1));
-    let (first, second) = (shares.add_blob(TEXT), shares.add_blob(&TEXT[1..]));
-    shares.expected.lock().unwrap().push((first, 0..1));
+    // Behind each stands another: once that is being read, the one before it is ready.
+    let [first, behind_first, second, behind_second] =
+        [0, 1, 2, 3].map(|from| shares.add_blob(&TEXT[from..]));
+    shares.expected.lock().unwrap().extend([(first, 0..1), (behind_first, 0..1)]);
     let server = Server::new(shares).await;
     let reads = async |count: usize| {
         while server.shares.reads.load(Ordering::SeqCst) < count {
             tokio::time::advance(Duration::from_millis(100)).await;
         }
     };
-    reads(1).await;
+    reads(2).await;
     let client = connect(&identity(2), server.address, Expected::Any).await.unwrap();
     // Whatever a launch has told is made ready as well.
-    server.shares.expected.lock().unwrap().push((second, 0..1));
+    server.shares.expected.lock().unwrap().extend([(second, 0..1), (behind_second, 0..1)]);
     client.offer(&WORKSPACE, &PathKey::from_bytes([1; 16]), &Profile::default()).await.unwrap();
-    reads(2).await;
+    reads(4).await;
     let wanted = [first, second].map(|blob| PieceRequest::Blob { blob: blob.digest, size: blob.size });
     let pieces = collect(client.batch(WORKSPACE, wanted.to_vec()).await.unwrap()).await.unwrap();
     assert_eq!(pieces.len(), 2);
-    assert_eq!(server.shares.reads.load(Ordering::SeqCst), 2, "nothing was read again");
+    assert_eq!(server.shares.reads.load(Ordering::SeqCst), 4, "nothing was read again");
 }
