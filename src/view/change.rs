@@ -197,28 +197,9 @@ impl<'a> Edit<'a> {
     }
 
     fn put(&mut self, ino: Ino, remote: &Remote, path: Vec<Name>) -> Origin {
-        let (entry, owned) = (&remote.entry, self.view.owned_by(remote.entry.attributes.owner));
-        let (kind, mode) = match &entry.kind {
-            Kind::Folder { .. } => (RecordKind::Folder, entry.attributes.mode),
-            Kind::File { size, .. } => {
-                let content = Content { size: *size, shows: *size, ..Content::default() };
-                (RecordKind::File(content), entry.attributes.mode & 0o1777)
-            }
-            Kind::Link(target) => (RecordKind::Link(target.to_vec()), 0o777),
-        };
-        let time = entry.attributes.modified;
-        let meta = Meta {
-            mode,
-            uid: owned.0,
-            gid: owned.1,
-            links: entry.attributes.link.map_or(1, |link| link.count),
-            accessed: time,
-            modified: time,
-            changed: time,
-            xattrs: BTreeMap::new(),
-        };
+        let entry = &remote.entry;
         let origin = Origin { path, entry: tree::Entry::clone(entry) };
-        self.puts.insert(ino.0, Record { meta, origin: Some(origin.clone()), kind });
+        self.puts.insert(ino.0, self.view.record_of(remote, origin.clone()));
         self.raised.push((ino, entry.name.clone()));
         origin
     }
@@ -259,7 +240,7 @@ impl<'a> Edit<'a> {
         let Some(remote) = lower else { return };
         let mut path = self.origin_path(folder).unwrap_or_default();
         path.push(name.clone());
-        let origin = Origin { path, entry: tree::Entry::clone(&remote.entry) };
+        let origin = remote.origin(&path);
         self.names.push(Change::Cover(folder, name.clone(), Box::new(origin)));
     }
 
@@ -320,6 +301,31 @@ macro_rules! still {
 }
 
 impl View {
+    /// What the layer holds of one of the owner's that nothing was changed of yet.
+    pub(super) fn record_of(&self, remote: &Remote, origin: Origin) -> Record {
+        let attributes = &remote.entry.attributes;
+        let (kind, mode) = match &remote.entry.kind {
+            Kind::Folder { .. } => (RecordKind::Folder, attributes.mode),
+            Kind::File { size, .. } => {
+                let content = Content { size: *size, shows: *size, ..Content::default() };
+                (RecordKind::File(content), attributes.mode & 0o1777)
+            }
+            Kind::Link(target) => (RecordKind::Link(target.to_vec()), 0o777),
+        };
+        let (uid, gid) = self.owned_by(attributes.owner);
+        let meta = Meta {
+            mode,
+            uid,
+            gid,
+            links: attributes.link.map_or(1, |link| link.count),
+            accessed: attributes.modified,
+            modified: attributes.modified,
+            changed: attributes.modified,
+            xattrs: BTreeMap::new(),
+        };
+        Record { meta, origin: Some(origin), kind }
+    }
+
     /// Makes something new, and counts one look-up of it.
     pub async fn make(&self, parent: Ino, name: &[u8], new: New, maker: Maker) -> Result<Attr> {
         let name = Name::new(name)?;

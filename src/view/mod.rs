@@ -12,6 +12,7 @@ mod folder;
 mod layered;
 mod links;
 mod listing;
+mod merge;
 mod node;
 mod refresh;
 mod scan;
@@ -23,6 +24,7 @@ pub use attributes::{Attr, FileKind};
 pub use change::{Allocate, Maker, New, Rename, Set};
 pub use folder::Cookie;
 pub use listing::{HostListing, HostState, Listing, Mounted, Place};
+pub use merge::{Conflict, ConflictKind, Difference, DifferenceKind};
 pub use node::Ino;
 pub use refresh::{Invalidation, LANES, NotTaken, Notice};
 
@@ -135,7 +137,9 @@ impl From<LayerError> for ViewError {
     fn from(error: LayerError) -> Self {
         let code = match &error {
             LayerError::Io(error) => error.raw_os_error(),
-            LayerError::Damaged { .. } | LayerError::Unknown(_) => None,
+            // It was there when it was looked up, and was discarded since.
+            LayerError::Unknown(number) => return Self::UnknownInode(*number),
+            LayerError::Damaged { .. } => None,
         };
         Self::Layer { why: error.to_string(), code }
     }
@@ -551,7 +555,8 @@ impl View {
             return node.set_xattrs().remove(name).ok_or(ViewError::NoAttribute);
         }
         let found = self.xattrs(&node).into_iter().find(|(known, _)| known.as_bytes() == name);
-        found.map(|(_, value)| value.into_bytes()).ok_or(ViewError::NoAttribute)
+        let found = found.map(|(_, value)| value.into_bytes());
+        found.or_else(|| node.set_xattrs().remove(name)).ok_or(ViewError::NoAttribute)
     }
 
     fn xattrs(&self, node: &Node) -> Vec<(&'static str, String)> {

@@ -5,7 +5,7 @@ use super::{
     listing::{Mounted, Place},
 };
 use crate::{
-    layer::{Layer, Layers, StatKind},
+    layer::{Layer, Layers, Origin, StatKind},
     tree::{Attributes, Entry, Kind, Owner},
     types::{HostName, Name, WorkspaceName},
 };
@@ -159,6 +159,11 @@ impl Remote {
                 PathHash::new("twinshare file", &[&self.path.0, &self.entry.attributes.token.to_le_bytes()])
             }
         }
+    }
+
+    /// This version, for a layer to remember; `path` is where the owner has it.
+    pub(super) fn origin(&self, path: &[Name]) -> Origin {
+        Origin { path: path.to_vec(), entry: Entry::clone(&self.entry) }
     }
 
     /// The number this has in the mount.
@@ -329,6 +334,13 @@ impl Table {
             if !kept {
                 known.node = Arc::new(Node { parent: known.node.parent, kind });
             }
+        }
+    }
+
+    /// Makes a known node again what it was before it was changed here.
+    pub(super) fn put_back(&mut self, ino: Ino, kind: NodeKind) {
+        if let Some(known) = self.nodes.get_mut(&ino) {
+            known.node = Arc::new(Node { parent: known.node.parent, kind });
         }
     }
 

@@ -117,7 +117,7 @@ impl View {
             *self.listing.write().unwrap_or_else(PoisonError::into_inner) = std::sync::Arc::new(next.clone());
             drop(table);
             for (workspace, root, plan) in plans {
-                let lane = 1 + usize::from(workspace.as_bytes()[0]) % (LANES - 1);
+                let lane = Self::lane(&workspace);
                 let told = Notice::Told(workspace, root);
                 plan.notices.into_iter().chain([told]).for_each(|what| self.notify(lane, what));
             }
@@ -126,7 +126,12 @@ impl View {
         }
     }
 
-    fn notify(&self, lane: usize, what: Notice) {
+    /// The lane of a workspace's invalidations.
+    pub(super) fn lane(workspace: &WorkspaceId) -> usize {
+        1 + usize::from(workspace.as_bytes()[0]) % (LANES - 1)
+    }
+
+    pub(super) fn notify(&self, lane: usize, what: Notice) {
         // Without a receiver there's no kernel to tell.
         let _ = self.invalidations.send(Invalidation { lane, what });
     }

@@ -1,4 +1,5 @@
 mod changes;
+mod merge;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

@@ -7,17 +7,17 @@ use proptest::prelude::*;
 use super::*;
 use crate::layer::{Layers, Seek};
 
-const WHO: Maker = Maker { uid: 1, gid: 2, mode: 0o640 };
+pub(super) const WHO: Maker = Maker { uid: 1, gid: 2, mode: 0o640 };
 
 /// A view over the owner's tree whose changes are kept in a folder.
-struct Written {
-    bench: Bench,
+pub(super) struct Written {
+    pub(super) bench: Bench,
     state: tempfile::TempDir,
     root: Digest,
 }
 
 impl Written {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let state = tempfile::tempdir().unwrap();
         let mut bench = with_layers(Arc::new(Memory::default()), &state);
         let memory = bench.memory.clone();
@@ -35,44 +35,44 @@ impl Written {
     }
 
     /// The same after a restart of the node.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.bench = with_layers(self.bench.memory.clone(), &self.state);
         self.bench.show_root(Some(self.root));
     }
 
-    fn ino(&self, path: &str) -> Ino {
+    pub(super) fn ino(&self, path: &str) -> Ino {
         self.at(path).unwrap()
     }
 
-    fn at(&self, path: &str) -> Result<Ino> {
+    pub(super) fn at(&self, path: &str) -> Result<Ino> {
         self.bench.walk(&format!("ann/lab/{path}")).map(|attr| attr.ino)
     }
 
-    fn put(&self, parent: &str, name: &str, content: &str) -> Ino {
+    pub(super) fn put(&self, parent: &str, name: &str, content: &str) -> Ino {
         let made = now(self.view().make(self.ino(parent), name.as_bytes(), New::File, WHO)).unwrap();
         self.view().write(made.ino, 0, content.as_bytes(), false).unwrap();
         made.ino
     }
 
-    fn view(&self) -> &View {
+    pub(super) fn view(&self) -> &View {
         &self.bench.view
     }
 
-    fn cat(&self, path: &str) -> String {
+    pub(super) fn cat(&self, path: &str) -> String {
         self.bench.cat(self.ino(path)).unwrap()
     }
 
-    fn names(&self, path: &str) -> Vec<String> {
+    pub(super) fn names(&self, path: &str) -> Vec<String> {
         let names = self.bench.names(self.ino(path));
         names.into_iter().filter(|name| !name.starts_with('.')).collect()
     }
 
-    fn rename(&self, from: (&str, &str), to: (&str, &str), how: Rename) -> Result<()> {
+    pub(super) fn rename(&self, from: (&str, &str), to: (&str, &str), how: Rename) -> Result<()> {
         let (from_ino, to_ino) = (self.at(from.0)?, self.at(to.0)?);
         now(self.view().rename((from_ino, from.1.as_bytes()), (to_ino, to.1.as_bytes()), how))
     }
 
-    fn remove(&self, folder: &str, name: &str, is_folder: bool) -> Result<()> {
+    pub(super) fn remove(&self, folder: &str, name: &str, is_folder: bool) -> Result<()> {
         now(self.view().remove(self.at(folder)?, name.as_bytes(), is_folder))
     }
 
