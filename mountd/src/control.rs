@@ -5,8 +5,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use twinshare::{
     api::{
         Access, AccessRequest, CacheReport, Control, Decision, FileEntry, FileKind, FilePath, Finding, Host,
-        LaunchPlan, LaunchRequest, LeftOut, Peer, PeerAddress, PeerSource, PeerState, Pin, Prefetch, Problem,
-        Progress, RawText, Share, ShareRequest, Status, Workspace,
+        LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource,
+        PeerState, Pin, Prefetch, Problem, Progress, RawText, Share, ShareRequest, Status, Workspace,
     },
     discovery,
     fetch::SourceError,
@@ -15,7 +15,7 @@ use twinshare::{
     view::{self, Cookie, HostState, Ino, OUTSIDE, Place, View, ViewError},
 };
 
-use crate::{launch, neighbours, node::Node, sharing::SharingError};
+use crate::{changes, launch, neighbours, node::Node, sharing::SharingError};
 
 /// How long a peer that was just added by address may take to answer.
 const MEETING: Duration = Duration::from_secs(5);
@@ -282,6 +282,22 @@ impl Control for Node {
 
     async fn unpin(&self, path: FilePath) -> Result<(), Problem> {
         self.cache.unpin(&path).await
+    }
+
+    async fn changes(&self, path: FilePath) -> Result<Vec<LayerChange>, Problem> {
+        changes::list(&self.view, &self.cache.mounted(&path)?.id, &path)
+    }
+
+    async fn change_text(&self, path: FilePath) -> Result<String, Problem> {
+        changes::text(&self.view, &self.cache.mounted(&path)?.id, &path).await
+    }
+
+    async fn discard(&self, path: FilePath) -> Result<Vec<RawText>, Problem> {
+        changes::discard(&self.view, &self.cache.mounted(&path)?.id, &path)
+    }
+
+    async fn pull(&self, path: FilePath) -> Result<MergeReport, Problem> {
+        changes::pull(&self.view, &self.cache.mounted(&path)?.id).await
     }
 
     async fn doctor(&self) -> Vec<Finding> {

@@ -3,6 +3,7 @@
 //! `twinshare up` starts it; it reads no environment variable and no configuration of its own choice.
 
 mod cache;
+mod changes;
 mod control;
 mod files;
 mod fuse;

@@ -5,8 +5,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     AccessRequest, CacheReport, Decision, Endpoint, EndpointError, FileEntry, FilePath, Finding, Host, Join,
-    Judgement, LaunchPlan, LaunchRequest, PREFIX, Peer, PeerAddress, Pin, PrefetchStep, Problem, Share,
-    ShareRequest, Status,
+    Judgement, LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, PeerAddress, Pin,
+    PrefetchStep, Problem, RawText, Share, ShareRequest, Status,
 };
 use crate::types::{NodeId, WorkspaceName};
 
@@ -146,6 +146,26 @@ impl Client {
     /// What the cache holds.
     pub async fn cache(&self) -> Result<CacheReport, ClientError> {
         self.get(&["cache"]).await
+    }
+
+    /// What was changed at a path and below.
+    pub async fn changes(&self, path: &FilePath) -> Result<Vec<LayerChange>, ClientError> {
+        self.json(Method::GET, self.at("changes", path), NOTHING, Some(PATIENCE)).await
+    }
+
+    /// The same as a unified diff.
+    pub async fn change_text(&self, path: &FilePath) -> Result<String, ClientError> {
+        self.json(Method::GET, self.at("diffs", path), NOTHING, None).await
+    }
+
+    /// Takes back what was changed at a path and below; gives the paths.
+    pub async fn discard(&self, path: &FilePath) -> Result<Vec<RawText>, ClientError> {
+        self.json(Method::DELETE, self.at("changes", path), NOTHING, None).await
+    }
+
+    /// Merges what was changed in a workspace with its owner's newest snapshot.
+    pub async fn pull(&self, path: &FilePath) -> Result<MergeReport, ClientError> {
+        self.json(Method::POST, self.at("pulls", path), NOTHING, None).await
     }
 
     /// Forgets what came for one workspace alone, else all that isn't pinned; tells what is left.

@@ -4,7 +4,8 @@ use futures_util::stream::BoxStream;
 
 use super::{
     AccessRequest, CacheReport, Decision, FileEntry, FilePath, Finding, Host, LaunchPlan, LaunchRequest,
-    Peer, PeerAddress, Pin, PrefetchStep, Problem, Share, ShareRequest, Status,
+    LayerChange, MergeReport, Peer, PeerAddress, Pin, PrefetchStep, Problem, RawText, Share, ShareRequest,
+    Status,
 };
 use crate::types::{NodeId, WorkspaceName};
 
@@ -70,6 +71,18 @@ pub trait Control: Send + Sync + 'static {
 
     /// Keeps a workspace, or what is at a path in it, complete and offline from now on.
     fn pin(&self, path: FilePath) -> impl Future<Output = Result<Pin, Problem>> + Send;
+
+    /// What was changed at a path of another host's workspace and below.
+    fn changes(&self, path: FilePath) -> impl Future<Output = Result<Vec<LayerChange>, Problem>> + Send;
+
+    /// The same as a unified diff.
+    fn change_text(&self, path: FilePath) -> impl Future<Output = Result<String, Problem>> + Send;
+
+    /// Takes back what was changed at a path and below; gives the paths.
+    fn discard(&self, path: FilePath) -> impl Future<Output = Result<Vec<RawText>, Problem>> + Send;
+
+    /// Merges what was changed in a workspace with its owner's newest snapshot.
+    fn pull(&self, path: FilePath) -> impl Future<Output = Result<MergeReport, Problem>> + Send;
 
     /// Keeps it no longer; what is here stays until its space is needed.
     fn unpin(&self, path: FilePath) -> impl Future<Output = Result<(), Problem>> + Send;

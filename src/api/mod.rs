@@ -6,6 +6,7 @@
 
 mod address;
 mod cache;
+mod changes;
 mod client;
 mod control;
 mod daemon;
@@ -19,6 +20,7 @@ mod types;
 
 pub use address::{AddressError, PeerAddress};
 pub use cache::{CacheReport, CacheUse, CachedWorkspace, Pin, PinState, PrefetchStep, Transfer};
+pub use changes::{LayerChange, LayerChangeKind, MergeConflict, MergeConflictKind, MergeReport};
 pub use client::{Client, ClientError};
 pub use control::{Control, Prefetch};
 pub use daemon::{DaemonArguments, NodeOptions};

@@ -119,6 +119,41 @@ Example:
     )]
     Cache(Cache),
 
+    /// Show what you changed in a workspace of another host
+    #[command(after_help = "\
+A for what you made, M for what you changed, D for what you removed, R for what you moved,
+U for the owner's version of what both of you changed.
+
+Example:
+  twinshare diff colleague/lab
+  twinshare diff colleague/lab/src --text")]
+    Diff {
+        #[command(flatten)]
+        what: Place,
+
+        /// Show the lines that differ, as a unified diff
+        #[arg(long, conflicts_with = "json")]
+        text: bool,
+    },
+
+    /// Take back what you changed in a workspace, or in a file or folder of it
+    #[command(after_help = "\
+What you made there is gone for good, and what the owner has shows again. A move is taken back whole.
+
+Example:
+  twinshare discard colleague/lab/src/train.py
+  twinshare discard colleague/lab")]
+    Discard(Place),
+
+    /// Merge what you changed in a workspace with its owner's newest snapshot
+    #[command(after_help = "\
+What the owner changed where you changed nothing shows by itself. Where both of you changed a file, yours keeps its name,
+and the owner's is put beside it as NAME.HOST-SNAPSHOT.EXTENSION. Nothing of either side is lost.
+
+Example:
+  twinshare pull colleague/lab")]
+    Pull(Place),
+
     /// Fetch a workspace, or a file or folder of it, before it's needed
     #[command(after_help = "\
 Whatever somebody waits for goes before it. Ctrl-C stops it; what came stays, and the same command goes on from there.

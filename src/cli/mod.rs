@@ -2,6 +2,7 @@
 
 mod arguments;
 mod cache;
+mod changes;
 mod doctor;
 mod failure;
 mod launch;
@@ -91,6 +92,11 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
                 cache::clear(&session, place.as_ref(), format.json).await?.into()
             }
         },
+        Verb::Diff { what, text } => {
+            changes::diff(&session, &what.path, text, what.format.json).await?.into()
+        }
+        Verb::Discard(what) => changes::discard(&session, &what.path, what.format.json).await?.into(),
+        Verb::Pull(what) => changes::pull(&session, &what.path, what.format.json).await?.into(),
         Verb::Prefetch(what) => cache::prefetch(&session, &what.path, what.format.json).await?.into(),
         Verb::Pin(what) => cache::pin(&session, &what.path, what.format.json).await?.into(),
         Verb::Unpin { path } => cache::unpin(&session, &path).await?.into(),

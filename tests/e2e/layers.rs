@@ -187,6 +187,63 @@ fn case_02_locks_maps_holes_and_copies_work() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "another");
 }
 
+#[test]
+fn changes_are_shown_taken_back_and_merged() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    fs::create_dir(workspace.join("d")).unwrap();
+    for (name, content) in
+        [("edit.txt", "one\ntwo\nthree\n"), ("gone", "x"), ("d/moved", "y"), ("both.py", "base\n")]
+    {
+        fs::write(workspace.join(name), content).unwrap();
+    }
+    let seen = bed.share(&workspace);
+    let guest = bed.guest();
+    assert_eq!(guest.ask(&["diff", "owner/lab"]), "");
+    fs::write(seen.join("edit.txt"), "one\n2\nthree\n").unwrap();
+    fs::remove_file(seen.join("gone")).unwrap();
+    fs::rename(seen.join("d/moved"), seen.join("here")).unwrap();
+    fs::write(seen.join("d/new"), "made\n").unwrap();
+    fs::write(seen.join("both.py"), "guest\n").unwrap();
+    assert_eq!(
+        guest.ask(&["diff", "owner/lab"]),
+        "M both.py\nA d/new\nM edit.txt\nD gone\nR here (from d/moved)\n"
+    );
+    let text = guest.ask(&["diff", "owner/lab/edit.txt", "--text"]);
+    assert_eq!(text, "--- a/edit.txt\n+++ b/edit.txt\n@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n");
+    assert_eq!(guest.json(&["diff", "owner/lab/d", "--json"])[0]["kind"], "made");
+
+    // Taken back, the owner's shows at once, to programs as well.
+    assert_eq!(guest.ask(&["discard", "owner/lab/edit.txt"]), "discarded:\n  edit.txt\n");
+    assert_eq!(fs::read_to_string(seen.join("edit.txt")).unwrap(), "one\ntwo\nthree\n");
+    guest.ask(&["discard", "owner/lab/gone"]);
+    wait_for("the owner's file shows again", Duration::from_secs(5), || {
+        seen.join("gone").exists().then_some(())
+    });
+    let nothing = guest.cli(&["discard", "owner/lab/gone"]);
+    assert!(!nothing.status.success());
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("nothing was changed"), "{nothing:?}");
+
+    // The owner goes on meanwhile.
+    bed.edit(|| fs::write(workspace.join("both.py"), "owner\n").unwrap());
+    assert_eq!(fs::read_to_string(seen.join("both.py")).unwrap(), "guest\n");
+    let report = guest.json(&["pull", "owner/lab", "--json"]);
+    let theirs = report["conflicts"][0]["theirs"].as_str().unwrap().to_owned();
+    assert_eq!(report["conflicts"].as_array().unwrap().len(), 1, "{report}");
+    assert!(theirs.starts_with("both.owner-") && theirs.ends_with(".py"), "{theirs}");
+    assert_eq!(fs::read_to_string(seen.join(&theirs)).unwrap(), "owner\n");
+    assert_eq!(fs::read_to_string(seen.join("both.py")).unwrap(), "guest\n");
+    assert_eq!(guest.ask(&["pull", "owner/lab"]), "up to date: no conflicts\n");
+    guest.ask(&["discard", "owner/lab"]);
+    assert_eq!(guest.ask(&["diff", "owner/lab"]), "");
+    wait_for("all is the owner's again", Duration::from_secs(5), || {
+        (fs::read_to_string(seen.join("both.py")).ok()? == "owner\n"
+            && !seen.join(&theirs).exists()
+            && seen.join("d/moved").exists())
+        .then_some(())
+    });
+}
+
 // --- Random operations, compared with this machine's own disk ---------------------------------------------------------
 
 /// What one operation came to: an error's number, or what was read.

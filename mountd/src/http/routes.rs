@@ -13,7 +13,8 @@ use serde::de::DeserializeOwned;
 use twinshare::{
     api::{
         AccessRequest, BODY_LIMIT, CacheReport, Control, FileEntry, FilePath, Finding, Host, Join, Judgement,
-        LaunchPlan, LaunchRequest, PREFIX, Peer, Pin, Problem, Share, ShareRequest, Status,
+        LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, Pin, Problem, RawText, Share,
+        ShareRequest, Status,
     },
     types::{NodeId, WorkspaceName},
 };
@@ -99,6 +100,9 @@ pub(super) fn router<C: Control>(node: Arc<C>) -> Router {
         .route("/cache", get(cache::<C>).delete(clear_cache::<C>))
         .route("/prefetches", post(prefetch::<C>))
         .route("/pins", post(pin::<C>).delete(unpin::<C>))
+        .route("/changes", get(changes::<C>).delete(discard::<C>))
+        .route("/diffs", get(change_text::<C>))
+        .route("/pulls", post(pull::<C>))
         .route("/doctor", get(doctor::<C>));
     Router::new()
         .nest(PREFIX, api)
@@ -185,6 +189,28 @@ async fn pin<C: Control>(
 async fn unpin<C: Control>(State(node): Node<C>, Asked(path): Asked) -> Result<StatusCode, Failure> {
     node.unpin(path).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn changes<C: Control>(
+    State(node): Node<C>,
+    Asked(path): Asked,
+) -> Result<Json<Vec<LayerChange>>, Failure> {
+    Ok(Json(node.changes(path).await?))
+}
+
+async fn change_text<C: Control>(State(node): Node<C>, Asked(path): Asked) -> Result<Json<String>, Failure> {
+    Ok(Json(node.change_text(path).await?))
+}
+
+async fn discard<C: Control>(
+    State(node): Node<C>,
+    Asked(path): Asked,
+) -> Result<Json<Vec<RawText>>, Failure> {
+    Ok(Json(node.discard(path).await?))
+}
+
+async fn pull<C: Control>(State(node): Node<C>, Asked(path): Asked) -> Result<Json<MergeReport>, Failure> {
+    Ok(Json(node.pull(path).await?))
 }
 
 async fn peers<C: Control>(State(node): Node<C>) -> Json<Vec<Peer>> {

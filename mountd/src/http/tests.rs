@@ -15,8 +15,9 @@ use twinshare::{
     api::{
         Access, AccessRequest, BODY_LIMIT, CacheReport, CacheUse, CachedWorkspace, Claim, Client,
         ClientError, Decision, Endpoint, FileEntry, FileKind, FilePath, Finding, Host, LaunchPlan,
-        LaunchRequest, LeftOut, Peer, PeerAddress, PeerSource, PeerState, Pin, PinState, Prefetch,
-        PrefetchStep, Problem, Progress, RawText, Share, ShareRequest, Status, Transfer, Workspace,
+        LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource, PeerState, Pin,
+        PinState, Prefetch, PrefetchStep, Problem, Progress, RawText, Share, ShareRequest, Status, Transfer,
+        Workspace,
     },
     types::{Digest, Name, NodeId, Timestamp, WorkspaceId, WorkspaceName},
 };
@@ -233,6 +234,22 @@ impl Control for FakeNode {
         self.note(format!("unpin {path}"));
         Err(Problem::missing("it isn't pinned"))
     }
+    async fn changes(&self, _: FilePath) -> Result<Vec<LayerChange>, Problem> {
+        Ok(Vec::new())
+    }
+
+    async fn change_text(&self, _: FilePath) -> Result<String, Problem> {
+        Ok(String::new())
+    }
+
+    async fn discard(&self, _: FilePath) -> Result<Vec<RawText>, Problem> {
+        Ok(Vec::new())
+    }
+
+    async fn pull(&self, _: FilePath) -> Result<MergeReport, Problem> {
+        Ok(MergeReport { snapshot: None, conflicts: Vec::new() })
+    }
+
     async fn doctor(&self) -> Vec<Finding> {
         vec![Finding::missing("fuse", "no /dev/fuse", "modprobe fuse")]
     }
