@@ -24,13 +24,13 @@ pub struct Meta {
     #[n(3)]
     pub links: u32,
     /// When it was last read, as far as somebody said so.
-    #[cbor(n(4), with = "time")]
+    #[n(4)]
     pub accessed: Timestamp,
     /// When its content last changed.
-    #[cbor(n(5), with = "time")]
+    #[n(5)]
     pub modified: Timestamp,
     /// When anything of it last changed.
-    #[cbor(n(6), with = "time")]
+    #[n(6)]
     pub changed: Timestamp,
     /// Extended attributes.
     #[cbor(n(7), with = "attributes")]
@@ -41,10 +41,10 @@ pub struct Meta {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Origin {
     /// The names from the workspace's root; none for the root.
-    #[cbor(n(0), with = "names")]
+    #[n(0)]
     pub path: Vec<Name>,
     /// What the owner said of it.
-    #[cbor(n(1), with = "entry")]
+    #[n(1)]
     pub entry: tree::Entry,
 }
 
@@ -155,25 +155,25 @@ pub enum Change {
     Meta(#[n(0)] u64, #[n(1)] Meta),
     /// A name of a folder stands for a node from now on.
     #[n(2)]
-    Bind(#[n(0)] u64, #[cbor(n(1), with = "name")] Name, #[n(2)] u64),
+    Bind(#[n(0)] u64, #[n(1)] Name, #[n(2)] u64),
     /// A name of a folder stands for nothing from now on.
     #[n(3)]
-    Unbind(#[n(0)] u64, #[cbor(n(1), with = "name")] Name),
+    Unbind(#[n(0)] u64, #[n(1)] Name),
     /// What the owner has at a name of a folder doesn't show from now on. Said before is said: the first version counts.
     #[n(4)]
-    Cover(#[n(0)] u64, #[cbor(n(1), with = "name")] Name, #[n(2)] Box<Origin>),
+    Cover(#[n(0)] u64, #[n(1)] Name, #[n(2)] Box<Origin>),
     /// What the owner has at a name of a folder shows again.
     #[n(8)]
-    Reveal(#[n(0)] u64, #[cbor(n(1), with = "name")] Name),
+    Reveal(#[n(0)] u64, #[n(1)] Name),
     /// A node is no more, nor its names and data.
     #[n(5)]
     Drop(#[n(0)] u64),
     /// Bytes of a file were written (or made zero) in its data file: offset and length.
     #[n(6)]
-    Wrote(#[n(0)] u64, #[n(1)] u64, #[n(2)] u64, #[cbor(n(3), with = "time")] Timestamp),
+    Wrote(#[n(0)] u64, #[n(1)] u64, #[n(2)] u64, #[n(3)] Timestamp),
     /// A file's length became this.
     #[n(7)]
-    Resized(#[n(0)] u64, #[n(1)] u64, #[cbor(n(2), with = "time")] Timestamp),
+    Resized(#[n(0)] u64, #[n(1)] u64, #[n(2)] Timestamp),
 }
 
 impl Record {
@@ -228,44 +228,6 @@ macro_rules! written_as {
         }
     };
 }
-
-written_as!(
-    time,
-    Timestamp,
-    |value, to| to.array(2)?.i64(value.seconds)?.u32(value.nanoseconds)?.ok(),
-    |from| {
-        from.array()?;
-        Ok(Timestamp { seconds: from.i64()?, nanoseconds: from.u32()?.min(999_999_999) })
-    }
-);
-
-written_as!(name, Name, |value, to| to.bytes(value.as_bytes())?.ok(), |from| {
-    Name::new(from.bytes()?).map_err(invalid)
-});
-
-written_as!(
-    names,
-    Vec<Name>,
-    |value, to| {
-        to.array(value.len() as u64)?;
-        value.iter().try_for_each(|name| to.bytes(name.as_bytes())?.ok())
-    },
-    |from| {
-        let count = from.array()?.unwrap_or_default();
-        (0..count).map(|_| Name::new(from.bytes()?).map_err(invalid)).collect()
-    }
-);
-
-// An entry is written as the tree room writes it: as the only one of a page.
-written_as!(
-    entry,
-    tree::Entry,
-    |value, to| to.bytes(&tree::encode(&tree::Page::Leaf(vec![value.clone()])))?.ok(),
-    |from| match tree::decode(from.bytes()?).map_err(invalid)? {
-        tree::Page::Leaf(entries) => entries.into_iter().next().ok_or_else(|| invalid("no entry")),
-        tree::Page::Index(_) => Err(invalid("an index instead of an entry")),
-    }
-);
 
 written_as!(
     attributes,

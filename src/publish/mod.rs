@@ -19,6 +19,7 @@ mod scan;
 mod serve;
 mod share;
 mod shares;
+mod take;
 mod watch;
 mod write;
 
@@ -30,3 +31,4 @@ pub use rules::{IGNORE_FILE, Reason};
 pub use serve::{LocalBlob, PENDING_MAX, ServeError};
 pub use share::{Access, Head, LeftOut, Progress, Share};
 pub use shares::{PublishError, ShareOptions, Shares, SharesOptions};
+pub use take::{EditError, Incoming};

@@ -108,7 +108,7 @@ impl Root {
     }
 
     /// A descriptor of the folder at `path` that serves to open what is in it.
-    fn walk(&self, path: &[Name]) -> io::Result<OwnedFd> {
+    pub(super) fn walk(&self, path: &[Name]) -> io::Result<OwnedFd> {
         let mut folder = open_folder(rustix::fs::CWD, self.0.as_os_str(), OFlags::PATH)?;
         for name in path {
             folder = open_folder(folder, name.as_os_str(), OFlags::PATH | OFlags::NOFOLLOW)?;

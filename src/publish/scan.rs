@@ -13,6 +13,7 @@ use super::{
     model::{FolderId, Model, Scanned},
     place::{Root, Status, join, means_changed, open_file, status_at, status_of},
     rules::{IGNORE_FILE, Reason, Rules, Verdict, has_private_key},
+    take::INCOMING,
     watch::Watch,
 };
 use crate::{tree::Owner, types::Name};
@@ -83,7 +84,7 @@ impl Scanner<'_> {
         let mut folders: Vec<(usize, Option<FolderId>, u64)> = Vec::new();
         for name in names {
             path.push(name.clone());
-            let own = self.own.contains(&path);
+            let own = self.own.contains(&path) || name.as_bytes().starts_with(INCOMING);
             path.pop();
             if own {
                 left_out.push((name, Reason::Own));

@@ -335,3 +335,24 @@ fn take_link(cbor: &mut Decoder<'_>) -> Result<Kind> {
     }
     Ok(Kind::Link(target.into()))
 }
+
+/// In CBOR, among other things: a byte string that holds a leaf page with this entry alone.
+impl<C> minicbor::Encode<C> for Entry {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        to: &mut Encoder<W>,
+        _: &mut C,
+    ) -> std::result::Result<(), minicbor::encode::Error<W::Error>> {
+        to.bytes(&encode(&Page::Leaf(vec![self.clone()])))?.ok()
+    }
+}
+
+impl<'b, C> minicbor::Decode<'b, C> for Entry {
+    fn decode(from: &mut Decoder<'b>, _: &mut C) -> std::result::Result<Self, minicbor::decode::Error> {
+        match decode(from.bytes()?).map_err(minicbor::decode::Error::message)? {
+            Page::Leaf(entries) => entries.into_iter().next(),
+            Page::Index(_) => None,
+        }
+        .ok_or_else(|| minicbor::decode::Error::message("a page that isn't one entry"))
+    }
+}

@@ -5,11 +5,13 @@
 //! cuts between pages depend on the sorted names alone.
 
 mod codec;
+mod edit;
 mod entry;
 #[cfg(test)]
 mod tests;
 
 pub use codec::{FormatError, MAX_EXTENTS, MAX_OBJECT, Page, PageRef, decode, encode};
+pub use edit::{Base, Edit, NewFile, Step};
 pub use entry::{Attributes, Content, Entry, Extent, HardLink, Kind, Owner, Totals};
 
 use crate::types::Digest;

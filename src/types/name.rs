@@ -76,6 +76,23 @@ pub fn position(name: &[u8]) -> u64 {
     (u64::from_le_bytes([a, b, c, d, e, f, g, h]) >> 1).clamp(3, i64::MAX as u64 - 1)
 }
 
+/// In CBOR: a byte string.
+impl<C> minicbor::Encode<C> for Name {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        to: &mut minicbor::Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        to.bytes(&self.0)?.ok()
+    }
+}
+
+impl<'b, C> minicbor::Decode<'b, C> for Name {
+    fn decode(from: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        Self::new(from.bytes()?).map_err(minicbor::decode::Error::message)
+    }
+}
+
 impl std::borrow::Borrow<[u8]> for Name {
     fn borrow(&self) -> &[u8] {
         &self.0

@@ -9,6 +9,24 @@ pub struct Timestamp {
     pub nanoseconds: u32,
 }
 
+/// In CBOR: an array of both numbers.
+impl<C> minicbor::Encode<C> for Timestamp {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        to: &mut minicbor::Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        to.array(2)?.i64(self.seconds)?.u32(self.nanoseconds)?.ok()
+    }
+}
+
+impl<'b, C> minicbor::Decode<'b, C> for Timestamp {
+    fn decode(from: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        from.array()?;
+        Ok(Self { seconds: from.i64()?, nanoseconds: from.u32()?.min(999_999_999) })
+    }
+}
+
 impl From<SystemTime> for Timestamp {
     /// Times that no clock shows become the nearest that can be written down.
     fn from(time: SystemTime) -> Self {
