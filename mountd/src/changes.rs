@@ -1,16 +1,27 @@
 //! What the user asks about changes: what they are, taking them back, merging them.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use futures_util::Stream;
 use similar::TextDiff;
 use twinshare::{
     api::{
         FilePath, LayerChange, LayerChangeKind, MergeConflict, MergeConflictKind, MergeReport, Problem,
-        RawText,
+        PushReport, RawText,
     },
+    peer::PeerClient,
     types::{Name, WorkspaceId},
-    view::{Conflict, ConflictKind, Difference, DifferenceKind, View, ViewError},
+    view::{Conflict, ConflictKind, Difference, DifferenceKind, Mounted, Pushed, View, ViewError},
 };
+
+use crate::{neighbours::mounted_id, node::Node};
+
+/// How long the owner's new snapshot may take to come here after a push.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// Bytes of a file that are sent together.
+const PIECE: u32 = 1 << 20;
 
 /// Larger files are only said to differ, in bytes.
 const TEXT_MAX: u32 = 1 << 20;
@@ -120,5 +131,86 @@ pub(crate) async fn pull(view: &View, id: &WorkspaceId) -> Result<MergeReport, P
     Ok(MergeReport {
         snapshot: snapshot.map(|root| root.to_string()),
         conflicts: conflicts.into_iter().map(conflict).collect(),
+    })
+}
+
+/// Has the owner make what was changed here.
+pub(crate) async fn push(node: &Node, mounted: &Mounted) -> Result<PushReport, Problem> {
+    let (edit, files) = node.view.edit(&mounted.id).map_err(failed)?;
+    let changes = edit.steps.len() as u64;
+    let report = |changes, asked, conflicts: Vec<String>| PushReport {
+        changes,
+        asked,
+        conflicts: conflicts.into_iter().map(RawText::from).collect(),
+    };
+    if changes == 0 {
+        return Ok(report(0, false, Vec::new()));
+    }
+    let away = || {
+        Problem::unreachable(format!("{} isn't reachable", mounted.host))
+            .with_remedy("what you changed stays here: push when its owner is up")
+    };
+    let (client, workspace) = owner(node, mounted).ok_or_else(away)?;
+    let before = node.view.listing().mounted(&mounted.id).and_then(|mounted| mounted.root);
+    let content = content(node.view.clone(), mounted.id, files);
+    let outcome =
+        client.edit(&workspace, &edit, content).await.map_err(|error| Problem::failed(error.to_string()))?;
+    if outcome.asked || !outcome.conflicts.is_empty() {
+        return Ok(report(0, outcome.asked, outcome.conflicts));
+    }
+    // It's the owner's now: what was kept here goes when the owner's snapshot with it is here.
+    let mut news = node.neighbours.changes();
+    let settled = async {
+        while node.view.listing().mounted(&mounted.id).and_then(|mounted| mounted.root) == before {
+            // The view takes it over a moment after it's heard of.
+            let heard = tokio::time::timeout(Duration::from_millis(100), news.changed()).await;
+            if matches!(heard, Ok(Err(_))) {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(SETTLING, settled).await.is_ok() {
+        node.view.pull(&mounted.id).await.map_err(failed)?;
+    }
+    Ok(report(changes, false, Vec::new()))
+}
+
+/// The client of a workspace's owner, and the workspace's identity there.
+fn owner(node: &Node, mounted: &Mounted) -> Option<(PeerClient, WorkspaceId)> {
+    node.neighbours.list().into_iter().find_map(|(id, neighbour)| {
+        let workspace = neighbour.workspaces.iter().find(|info| mounted_id(&id, &info.id) == mounted.id)?;
+        Some((neighbour.client.clone()?, workspace.id))
+    })
+}
+
+/// The bytes of files, one after the other.
+fn content(
+    view: Arc<View>,
+    id: WorkspaceId,
+    files: Vec<Pushed>,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    let start = (files.into_iter(), None::<(Pushed, u64)>);
+    futures_util::stream::try_unfold(start, move |(mut files, mut at)| {
+        let view = view.clone();
+        async move {
+            loop {
+                match at.take() {
+                    Some((file, offset)) if offset < file.size => {
+                        let length = PIECE.min(u32::try_from(file.size - offset).unwrap_or(PIECE));
+                        let piece = view.read_pushed(&id, &file, offset, length).await;
+                        let piece = piece.map_err(std::io::Error::other)?;
+                        if piece.is_empty() {
+                            return Err(std::io::Error::other("a file became shorter while it was pushed"));
+                        }
+                        let next = offset + piece.len() as u64;
+                        return Ok(Some((piece, (files, Some((file, next))))));
+                    }
+                    _ => match files.next() {
+                        Some(file) => at = Some((file, 0)),
+                        None => return Ok(None),
+                    },
+                }
+            }
+        }
     })
 }

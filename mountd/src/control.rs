@@ -6,7 +6,8 @@ use twinshare::{
     api::{
         Access, AccessRequest, CacheReport, Control, Decision, FileEntry, FileKind, FilePath, Finding, Host,
         LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource,
-        PeerState, Pin, Prefetch, Problem, Progress, RawText, Share, ShareRequest, Status, Workspace,
+        PeerState, Pin, Prefetch, Problem, Progress, PushReport, RawText, Share, ShareRequest, Status,
+        Workspace,
     },
     discovery,
     fetch::SourceError,
@@ -236,7 +237,8 @@ impl Control for Node {
                 host: neighbour.map(|known| known.folder.clone()).or_else(unknown)?,
                 address: neighbour.and_then(|known| known.address),
                 fingerprint: twinshare::peer::fingerprint(peer),
-                asked,
+                asked: asked.at,
+                write: asked.write,
             })
         });
         described.collect()
@@ -252,7 +254,7 @@ impl Control for Node {
             .sharing
             .find(&workspace)
             .ok_or_else(|| Problem::missing(format!("no workspace {workspace} is shared here")))?;
-        self.sharing.decide(share.id(), peer, decision == Decision::Allow).map_err(Problem::failed)
+        self.sharing.decide(share.id(), peer, decision).map_err(Problem::failed)
     }
 
     async fn launch(&self, request: LaunchRequest) -> Result<LaunchPlan, Problem> {
@@ -298,6 +300,11 @@ impl Control for Node {
 
     async fn pull(&self, path: FilePath) -> Result<MergeReport, Problem> {
         changes::pull(&self.view, &self.cache.mounted(&path)?.id).await
+    }
+
+    async fn push(&self, path: FilePath) -> Result<PushReport, Problem> {
+        let mounted = self.cache.mounted(&path)?;
+        changes::push(self, &mounted).await
     }
 
     async fn doctor(&self) -> Vec<Finding> {

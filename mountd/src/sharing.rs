@@ -12,13 +12,15 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 use twinshare::{
+    api::Decision,
     blob::{Blob, Groups, slices},
     peer::{
         self, Capability, Catalogue, ExpectedPieces, Grant, Head, Identity, NodeInfo, OwnerPath,
         PieceRequest, Refusal, ServeError, ServedWorkspace, SignedHead, WorkspaceInfo,
     },
     profile::{Profile, Touched},
-    publish::{self, Access, LocalBlob, PublishError, Share, ShareOptions, Shares},
+    publish::{self, Access, EditError, Incoming, LocalBlob, PublishError, Share, ShareOptions, Shares},
+    tree::Edit,
     types::{Digest, HostName, Name, NodeId, PathKey, WorkspaceId, WorkspaceName},
 };
 
@@ -54,6 +56,9 @@ struct Book {
     /// What the owner decided, by workspace and node.
     #[serde(default)]
     decisions: BTreeMap<WorkspaceId, BTreeMap<NodeId, bool>>,
+    /// Who may change a workspace.
+    #[serde(default)]
+    writers: BTreeMap<WorkspaceId, BTreeSet<NodeId>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -64,7 +69,16 @@ struct Shared {
 }
 
 /// Who asked for what, and when first.
-pub(crate) type Requests = BTreeMap<(WorkspaceId, NodeId), Timestamp>;
+pub(crate) type Requests = BTreeMap<(WorkspaceId, NodeId), Asked>;
+
+/// What a node waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Since when.
+    pub(crate) at: Timestamp,
+    /// Whether it wants to change the workspace; it may read it already.
+    pub(crate) write: bool,
+}
 
 /// This node as an owner.
 pub(crate) struct Sharing {
@@ -222,9 +236,23 @@ impl Sharing {
     }
 
     /// The owner's answer: kept.
-    pub(crate) fn decide(&self, workspace: WorkspaceId, peer: NodeId, allow: bool) -> Result<(), FileError> {
+    pub(crate) fn decide(
+        &self,
+        workspace: WorkspaceId,
+        peer: NodeId,
+        decision: Decision,
+    ) -> Result<(), FileError> {
+        let wants_to_write = self.requests().get(&(workspace, peer)).is_some_and(|asked| asked.write);
         let mut book = self.book();
-        book.decisions.entry(workspace).or_default().insert(peer, allow);
+        let writers = book.writers.entry(workspace).or_default();
+        match decision {
+            Decision::Write => writers.insert(peer),
+            Decision::Allow | Decision::Deny => writers.remove(&peer),
+        };
+        // Who is denied to write may read as before.
+        if !(decision == Decision::Deny && wants_to_write) {
+            book.decisions.entry(workspace).or_default().insert(peer, decision != Decision::Deny);
+        }
         files::write_json(&self.file, &*book)?;
         drop(book);
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).remove(&(workspace, peer));
@@ -236,6 +264,13 @@ impl Sharing {
     fn decision(&self, share: &Share, reader: Option<NodeId>) -> Option<bool> {
         let reader = reader?;
         self.book().decisions.get(&share.id())?.get(&reader).copied()
+    }
+
+    /// Whether `reader` may change the workspace.
+    fn may_write(&self, share: &Share, reader: Option<NodeId>) -> bool {
+        let is_writer =
+            |reader| self.book().writers.get(&share.id()).is_some_and(|writers| writers.contains(&reader));
+        self.may_read(share, reader) && reader.is_some_and(is_writer)
     }
 
     fn may_read(&self, share: &Share, reader: Option<NodeId>) -> bool {
@@ -411,7 +446,7 @@ impl Sharing {
             && self.decision(&share, Some(reader)).is_none()
         {
             let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-            if note_request(&mut requests, (*id, reader), Timestamp::now()) {
+            if note_request(&mut requests, (*id, reader), Asked { at: Timestamp::now(), write: false }) {
                 tracing::info!(peer = %reader, workspace = %share.manifest().name, "a peer asks for access");
             }
         }
@@ -421,16 +456,16 @@ impl Sharing {
 
 /// Notes who asks for access, unless that is noted. When there is no room the oldest request makes way: should a
 /// crowd ask, whoever still wants access asks again.
-fn note_request(requests: &mut Requests, request: (WorkspaceId, NodeId), now: Timestamp) -> bool {
+fn note_request(requests: &mut Requests, request: (WorkspaceId, NodeId), asked: Asked) -> bool {
     if requests.contains_key(&request) {
         return false;
     }
     while requests.len() >= MAX_REQUESTS {
-        let oldest = requests.iter().min_by_key(|(_, asked)| **asked).map(|(request, _)| *request);
+        let oldest = requests.iter().min_by_key(|(_, asked)| asked.at).map(|(request, _)| *request);
         let Some(oldest) = oldest else { break };
         requests.remove(&oldest);
     }
-    requests.insert(request, now);
+    requests.insert(request, asked);
     true
 }
 
@@ -477,6 +512,28 @@ fn refused(error: publish::ServeError) -> ServeError {
 }
 
 impl ServedWorkspace for Opened {
+    fn may_write(&self) -> bool {
+        let Some(sharing) = self.sharing.upgrade() else { return false };
+        if sharing.may_write(&self.share, self.reader) {
+            return true;
+        }
+        if let Some(reader) = self.reader {
+            let mut requests = sharing.requests.lock().unwrap_or_else(PoisonError::into_inner);
+            let asked = Asked { at: Timestamp::now(), write: true };
+            if note_request(&mut requests, (self.share.id(), reader), asked) {
+                tracing::info!(workspace = %self.share.manifest().name, peer = %reader, "a node wants to change a workspace");
+            }
+        }
+        false
+    }
+
+    fn take(&self, edit: Edit) -> Result<Incoming, EditError> {
+        match self.sharing.upgrade() {
+            Some(sharing) if sharing.may_write(&self.share, self.reader) => self.share.take(edit),
+            _ => Err(EditError::Invalid("the owner doesn't let you change this workspace")),
+        }
+    }
+
     fn tree(&self, digest: &Digest) -> Option<Bytes> {
         self.share()?.tree(digest)
     }

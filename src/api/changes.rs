@@ -59,6 +59,17 @@ pub enum MergeConflictKind {
     RemovedThere,
 }
 
+/// What became of a push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushReport {
+    /// How many things were changed at the owner.
+    pub changes: u64,
+    /// The owner has to allow it first, and has been asked; nothing was changed.
+    pub asked: bool,
+    /// What the owner has changed meanwhile, so that nothing was changed.
+    pub conflicts: Vec<RawText>,
+}
+
 /// What a merge did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MergeReport {

@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     AccessRequest, CacheReport, Decision, Endpoint, EndpointError, FileEntry, FilePath, Finding, Host, Join,
     Judgement, LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, PeerAddress, Pin,
-    PrefetchStep, Problem, RawText, Share, ShareRequest, Status,
+    PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, Status,
 };
 use crate::types::{NodeId, WorkspaceName};
 
@@ -161,6 +161,11 @@ impl Client {
     /// Takes back what was changed at a path and below; gives the paths.
     pub async fn discard(&self, path: &FilePath) -> Result<Vec<RawText>, ClientError> {
         self.json(Method::DELETE, self.at("changes", path), NOTHING, None).await
+    }
+
+    /// Has the owner of a workspace make what was changed in it here.
+    pub async fn push(&self, path: &FilePath) -> Result<PushReport, ClientError> {
+        self.json(Method::POST, self.at("pushes", path), NOTHING, None).await
     }
 
     /// Merges what was changed in a workspace with its owner's newest snapshot.

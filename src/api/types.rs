@@ -289,6 +289,9 @@ pub struct AccessRequest {
     pub fingerprint: String,
     /// When it first asked.
     pub asked: Timestamp,
+    /// Whether it wants to change the workspace; it may read it already.
+    #[serde(default)]
+    pub write: bool,
 }
 
 /// The owner's answer.
@@ -297,6 +300,8 @@ pub struct AccessRequest {
 pub enum Decision {
     /// The peer may read the workspace.
     Allow,
+    /// It may read it and change it.
+    Write,
     /// It may not, and needn't ask again.
     Deny,
 }

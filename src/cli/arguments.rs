@@ -145,6 +145,15 @@ Example:
   twinshare discard colleague/lab")]
     Discard(Place),
 
+    /// Have the owner of a workspace make what you changed in it
+    #[command(after_help = "\
+The owner must let you change the workspace; if not, they are asked, and nothing is changed until you push again.
+All of it is made or nothing: if the owner has changed the same files meanwhile, 'twinshare pull' comes first.
+
+Example:
+  twinshare push colleague/lab")]
+    Push(Place),
+
     /// Merge what you changed in a workspace with its owner's newest snapshot
     #[command(after_help = "\
 What the owner changed where you changed nothing shows by itself. Where both of you changed a file, yours keeps its name,
@@ -383,9 +392,21 @@ pub(super) struct Requests {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RequestVerb {
-    /// Let a peer read a workspace
-    #[command(after_help = "Example:\n  twinshare requests allow lab colleague")]
-    Allow(Whom),
+    /// Let a peer read a workspace, or change it
+    #[command(after_help = "\
+Whom you let change a workspace can push to it: what they changed in their mount is then made in your folder.
+
+Example:
+  twinshare requests allow lab colleague
+  twinshare requests allow lab colleague --write")]
+    Allow {
+        #[command(flatten)]
+        whom: Whom,
+
+        /// Let it change the workspace as well
+        #[arg(long)]
+        write: bool,
+    },
 
     /// Refuse a workspace to a peer, also when it was allowed before
     #[command(after_help = "Example:\n  twinshare requests deny lab colleague")]

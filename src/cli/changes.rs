@@ -55,6 +55,33 @@ pub(super) async fn discard(session: &Session, path: &FilePath, as_json: bool) -
     Ok(format!("discarded:\n{lines}"))
 }
 
+pub(super) async fn push(session: &Session, path: &FilePath, as_json: bool) -> Result<String, Failure> {
+    let report = session
+        .client()?
+        .push(path)
+        .await
+        .map_err(|error| Failure::from(error).while_doing(format!("push {path}")))?;
+    if report.asked {
+        return Err(Failure::new(format!("the owner of {path} must let you change it, and has been asked"))
+            .with_remedy(
+                "once they have allowed it ('twinshare requests allow WORKSPACE HOST --write'), push again",
+            ));
+    }
+    if !report.conflicts.is_empty() {
+        let paths: Vec<_> = report.conflicts.iter().map(|path| plain(&path.to_string())).collect();
+        return Err(Failure::new(format!("nothing was pushed: the owner has changed {}", paths.join(", ")))
+            .with_remedy(format!("'twinshare pull {path}' merges that; then push again")));
+    }
+    if as_json {
+        return json(&report);
+    }
+    Ok(match report.changes {
+        0 => "nothing to push\n".to_owned(),
+        1 => "1 change pushed\n".to_owned(),
+        count => format!("{count} changes pushed\n"),
+    })
+}
+
 pub(super) async fn pull(session: &Session, path: &FilePath, as_json: bool) -> Result<String, Failure> {
     let report = session
         .client()?

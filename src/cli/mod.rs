@@ -83,7 +83,10 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         Verb::Peer(PeerVerb::Add { address }) => list::add_peer(&session, address).await?.into(),
         Verb::Requests(requests) => match requests.verb {
             None => share::requests(&session, requests.format.json).await?.into(),
-            Some(RequestVerb::Allow(whom)) => share::decide(&session, whom, Decision::Allow).await?.into(),
+            Some(RequestVerb::Allow { whom, write }) => {
+                let decision = if write { Decision::Write } else { Decision::Allow };
+                share::decide(&session, whom, decision).await?.into()
+            }
             Some(RequestVerb::Deny(whom)) => share::decide(&session, whom, Decision::Deny).await?.into(),
         },
         Verb::Cache(options) => match options.verb {
@@ -96,6 +99,7 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
             changes::diff(&session, &what.path, text, what.format.json).await?.into()
         }
         Verb::Discard(what) => changes::discard(&session, &what.path, what.format.json).await?.into(),
+        Verb::Push(what) => changes::push(&session, &what.path, what.format.json).await?.into(),
         Verb::Pull(what) => changes::pull(&session, &what.path, what.format.json).await?.into(),
         Verb::Prefetch(what) => cache::prefetch(&session, &what.path, what.format.json).await?.into(),
         Verb::Pin(what) => cache::pin(&session, &what.path, what.format.json).await?.into(),

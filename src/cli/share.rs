@@ -109,10 +109,11 @@ pub(super) async fn requests(session: &Session, as_json: bool) -> Result<String,
             request.address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
             plain(&request.fingerprint),
             request.peer.short(),
+            if request.write { "write" } else { "read" }.to_owned(),
         ]
     };
-    let columns =
-        ["WORKSPACE", "HOST", "ADDRESS", "FINGERPRINT", "PEER"].map(|heading| (heading, Side::Left));
+    let columns = ["WORKSPACE", "HOST", "ADDRESS", "FINGERPRINT", "PEER", "WANTS TO"]
+        .map(|heading| (heading, Side::Left));
     Ok(table(columns, &requests.iter().map(row).collect::<Vec<_>>()))
 }
 
@@ -126,6 +127,7 @@ pub(super) async fn decide(session: &Session, whom: Whom, decision: Decision) ->
     client.decide(&whom.workspace, peer, decision).await?;
     Ok(match decision {
         Decision::Allow => format!("{host} may read {}\n", whom.workspace),
+        Decision::Write => format!("{host} may read and change {}\n", whom.workspace),
         Decision::Deny => format!("{host} may not read {}\n", whom.workspace),
     })
 }

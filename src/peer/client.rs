@@ -1,5 +1,6 @@
 use std::{collections::HashSet, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http_body_util::Full;
 use reqwest::{StatusCode, header};
@@ -12,17 +13,21 @@ use super::{
     receive::Answer,
     tls::{Credentials, CredentialsError, Expected, Found, ServerVerifier},
     wire::{
-        BatchRequest, Catalogue, Grant, HOLDERS_HEADER, MAX_BATCH, MAX_HOLDERS, MAX_JSON, MAX_TAG, MAX_WAIT,
-        MAX_WORKSPACES, NodeInfo, PieceRequest, WorkspaceInfo,
+        BatchRequest, Catalogue, EditOutcome, Grant, HOLDERS_HEADER, MAX_BATCH, MAX_EDIT, MAX_HOLDERS,
+        MAX_JSON, MAX_TAG, MAX_WAIT, MAX_WORKSPACES, NodeInfo, PieceRequest, WorkspaceInfo,
     },
 };
 use crate::{
     profile::Profile,
+    tree::Edit,
     types::{NodeId, PathKey, WorkspaceId},
 };
 
 /// How long a peer may send nothing, unless the caller wants it otherwise.
 pub const IDLE: Duration = Duration::from_secs(10);
+
+/// An edit, with the bytes of all its files, must be made after this time.
+const EDITING: Duration = Duration::from_secs(3600);
 
 /// A connection, with its handshake, must stand after this time.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
@@ -337,6 +342,26 @@ impl PeerClient {
     ) -> Result<(), PeerError> {
         let request = self.http.post(self.profile_url(workspace, program)).json(profile);
         self.json(self.send(request, CONNECT + self.idle).await?).await
+    }
+
+    /// Has the owner make an edit; `content` are the bytes of its files, in order.
+    pub async fn edit(
+        &self,
+        workspace: &WorkspaceId,
+        edit: &Edit,
+        content: impl futures_util::Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<EditOutcome, PeerError> {
+        let mut head = vec![0; 4];
+        minicbor::encode(edit, &mut head).map_err(|error| PeerError::Request(error.to_string()))?;
+        let length = head.len() - 4;
+        if length > MAX_EDIT {
+            return Err(PeerError::Request("too much was changed to be pushed at once".into()));
+        }
+        head[..4].copy_from_slice(&(length as u32).to_be_bytes());
+        let head = futures_util::stream::once(std::future::ready(Ok(Bytes::from(head))));
+        let body = reqwest::Body::wrap_stream(futures_util::StreamExt::chain(head, content));
+        let request = self.http.post(self.url(&format!("edits?workspace={workspace}"))).body(body);
+        self.json(self.send(request, EDITING).await?).await
     }
 
     async fn ask(&self, request: BatchRequest) -> Result<Answer, PeerError> {

@@ -25,7 +25,7 @@ pub use receive::{Answer, Piece, RefusedPiece};
 pub use service::{ExpectedPieces, Held, Refusal, ServeError, Served, ServedWorkspace, serve};
 pub use tls::{Credentials, CredentialsError, Expected};
 pub use wire::{
-    Access, BatchRequest, Catalogue, Grant, Head, MAX_BATCH, MAX_HOLDERS, MAX_PIECES, MAX_RANGE, MAX_WAIT,
-    MAX_WORKSPACES, NodeInfo, OwnerPath, PathError, PendingRange, PieceRequest, SUBTREE_BUDGET, SignedHead,
-    WorkspaceInfo,
+    Access, BatchRequest, Catalogue, EditOutcome, Grant, Head, MAX_BATCH, MAX_HOLDERS, MAX_PIECES, MAX_RANGE,
+    MAX_WAIT, MAX_WORKSPACES, NodeInfo, OwnerPath, PathError, PendingRange, PieceRequest, SUBTREE_BUDGET,
+    SignedHead, WorkspaceInfo,
 };

@@ -1,3 +1,4 @@
+mod edit;
 mod passing;
 mod profile;
 mod ready;
@@ -16,7 +17,7 @@ use std::{
 use axum::{
     Extension, Json, Router,
     body::{Body, to_bytes},
-    extract::{Query, State, rejection::QueryRejection},
+    extract::{DefaultBodyLimit, Query, State, rejection::QueryRejection},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -51,6 +52,8 @@ use super::{
 use crate::{
     blob::Blob,
     profile::Profile,
+    publish::{EditError, Incoming},
+    tree::Edit,
     types::{Digest, Name, NodeId, PathKey, WorkspaceId},
 };
 
@@ -144,6 +147,17 @@ pub trait ServedWorkspace: Send + Sync {
 
     /// What a launch reads that begins with the file at this path, as far as readers have told.
     fn profile(&self, program: &PathKey) -> Profile;
+
+    /// Whether the reader may change it. If not, it's noted that it wants to.
+    fn may_write(&self) -> bool {
+        false
+    }
+
+    /// Begins to take an edit, from a reader who may.
+    fn take(&self, edit: Edit) -> Result<Incoming, EditError> {
+        let _ = edit;
+        Err(EditError::Invalid("this workspace takes no edits"))
+    }
 
     /// Takes what a reader's launch has read, for others: it's advice, and may be dropped.
     fn offer(&self, program: &PathKey, profile: Profile);
@@ -359,6 +373,7 @@ struct Service {
     passings: Arc<Semaphore>,
     /// Launch profiles that may be being told.
     offers: Arc<Semaphore>,
+    edits: Arc<Semaphore>,
     /// Tells when a launch profile has been told.
     told: Arc<Notify>,
     /// What was compressed for earlier answers.
@@ -372,6 +387,7 @@ fn router(service: Service) -> Router {
         .route("/v1/node", get(node))
         .route("/v1/catalogue", get(catalogue))
         .route("/v1/batch", post(batch))
+        .route("/v1/edits", post(edit::take).layer(DefaultBodyLimit::disable()))
         .route("/v1/profile", get(profile::give).post(profile::take))
         .fallback(async || {
             ServiceError::new(StatusCode::NOT_FOUND, "unknown", "there's nothing at this address")
@@ -396,6 +412,10 @@ impl ServiceError {
 
     fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid", message)
+    }
+
+    fn failed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message)
     }
 
     fn busy() -> Self {
@@ -549,6 +569,7 @@ impl Service {
             answers: Arc::new(Semaphore::new(ANSWERS)),
             passings: Arc::new(Semaphore::new(passing::PASSINGS)),
             offers: Arc::new(Semaphore::new(profile::OFFERS)),
+            edits: Arc::new(Semaphore::new(edit::EDITS)),
             told: Arc::default(),
             packed: Arc::new(PackedPieces::new(PACKED)),
             threads: Arc::new(Semaphore::new(2 * cores)),

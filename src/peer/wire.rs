@@ -21,6 +21,9 @@ pub const MAX_BATCH: usize = 1 << 20;
 /// The longest launch profile, as JSON, in bytes.
 pub(super) const MAX_PROFILE: usize = 8 << 20;
 
+/// The longest edit, apart from its files' bytes.
+pub(super) const MAX_EDIT: usize = 64 << 20;
+
 /// The most content that one slice or one pending range may hold, in bytes.
 pub const MAX_RANGE: u64 = 4 << 20;
 
@@ -80,6 +83,15 @@ pub struct Catalogue {
     /// For those that the asker may read, what it needs to have parts of them from others.
     #[serde(default)]
     pub grants: Vec<Grant>,
+}
+
+/// What became of an edit: `POST /v1/edits`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EditOutcome {
+    /// The owner has to allow it first, and has been asked.
+    pub asked: bool,
+    /// What the owner has changed meanwhile, so that nothing was done; the edit was made if there's nothing.
+    pub conflicts: Vec<String>,
 }
 
 /// What a node needs to have parts of a workspace from others than the owner.

@@ -8,15 +8,18 @@ use super::{
 };
 use crate::{
     layer::{Change, Content, Layer, Meta, Origin, Record, RecordKind, Slot},
-    tree::{self, Kind},
+    tree::{self, Base, Edit, Kind, NewFile, Step},
     types::{Name, WorkspaceId},
 };
 
 /// The attribute of what a merge has put beside the guest's version: the path whose owner's version it is.
 pub(super) const CONFLICT: &[u8] = b"user.twinshare.conflict";
 
-/// Files up to this are compared when both sides have made one under the same name.
+/// Files up to this are compared with the owner's, also if parts must be fetched for it.
 const COMPARED: u64 = 64 << 20;
+
+/// Bytes of a file that are looked at together.
+const PIECE: u32 = 1 << 20;
 
 /// What a layer changes at one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +76,15 @@ pub enum ConflictKind {
     RemovedHere,
     /// It was changed here and removed by the owner: the guest's stays.
     RemovedThere,
+}
+
+/// A file that goes to the owner with an edit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    number: u64,
+    name: Name,
+    /// Its length in bytes.
+    pub size: u64,
 }
 
 /// One thing that a layer says.
@@ -151,7 +163,7 @@ fn is_same(a: &tree::Entry, b: &tree::Entry) -> bool {
 /// All that a layer says below a folder, folders before what is in them. `theirs` is where the owner has the folder.
 fn all(layer: &Layer, folder: u64, path: &[Name], theirs: Option<&[Name]>, into: &mut Vec<Said>) {
     for (_, name, slot) in layer.slots(folder, 0, usize::MAX) {
-        let path = [path, &[name.clone()]].concat();
+        let path = [path, std::slice::from_ref(&name)].concat();
         let theirs = theirs.map(|theirs| [theirs, &[name]].concat());
         let record = slot.node.and_then(|number| layer.record(number));
         let below =
@@ -352,9 +364,94 @@ impl View {
                 }
             }
             if !again {
-                return Ok(conflicts);
+                break;
             }
         }
+        // What has become the owner's needs nothing said of the folders around it.
+        let said = whole.said();
+        let gone = emptied(&said).into_iter().map(|index| said[index].clone());
+        let gone: Vec<Said> = gone.filter(|said| whole.is_the_owners(said)).collect();
+        self.take_back(&whole, &gone)?;
+        Ok(conflicts)
+    }
+
+    /// What the owner's folder needs to become what is shown here, and the files that go with it, in order.
+    pub fn edit(&self, workspace: &WorkspaceId) -> Result<(Edit, Vec<Pushed>)> {
+        let Some(whole) = self.whole(workspace)? else { return Ok(Default::default()) };
+        let said = whole.said();
+        let moved: BTreeSet<_> = said
+            .iter()
+            .filter(|said| said.is_moved())
+            .filter_map(|said| Some(&said.origin()?.path))
+            .collect();
+        let (mut edit, mut files) = (Edit::default(), Vec::new());
+        for said in said.iter().filter(|said| said.conflict().is_none()) {
+            let over = said.slot.over.as_deref();
+            let goes = over.is_some_and(|over| moved.contains(&over.path));
+            let base =
+                |origin: &Origin| Base { path: origin.path.clone(), entry: Some(origin.entry.clone()) };
+            let (Some(record), Some(number)) = (&said.record, said.slot.node) else {
+                if let Some(over) = over.filter(|_| !goes) {
+                    edit.bases.push(base(over));
+                    edit.steps.push(Step::Remove(over.path.clone()));
+                }
+                continue;
+            };
+            let origin = said.origin();
+            if said.is_moved() {
+                let from = origin.map(|origin| origin.path.clone()).unwrap_or_default();
+                edit.bases.extend(origin.filter(|_| record.kind != RecordKind::Folder).map(base));
+                edit.steps.push(Step::Move(from, said.path.clone()));
+            } else if !said.is_changed() {
+                continue;
+            }
+            // What it takes the place of.
+            match over {
+                Some(over) if !goes => {
+                    edit.bases.push(base(over));
+                    let is_file = matches!(over.entry.kind, Kind::File { .. } | Kind::Link(_));
+                    if !is_file || said.is_moved() || record.kind == RecordKind::Folder {
+                        edit.steps.push(Step::Remove(over.path.clone()));
+                    }
+                }
+                Some(_) => {}
+                None => edit.bases.extend(said.theirs.clone().map(|path| Base { path, entry: None })),
+            }
+            let is_new = origin.is_none_or(|origin| has_other_content(record, origin));
+            let path = said.path.clone();
+            match &record.kind {
+                RecordKind::File(content) if is_new => {
+                    let (mode, modified) = (record.meta.mode, record.meta.modified);
+                    edit.steps.push(Step::File(path, NewFile { mode, modified, size: content.size }));
+                    files.push(Pushed { number, name: said.name().clone(), size: content.size });
+                }
+                RecordKind::Folder if is_new => edit.steps.push(Step::Folder(path, record.meta.mode)),
+                RecordKind::Link(target) if is_new => edit.steps.push(Step::Link(path, target.clone())),
+                RecordKind::File(_) | RecordKind::Folder
+                    if origin.is_some_and(|origin| has_other_attributes(&record.meta, origin)) =>
+                {
+                    edit.steps.push(Step::Mode(path, record.meta.mode));
+                }
+                // What is no file, folder or link isn't shared, so it stays here.
+                _ => {}
+            }
+        }
+        Ok((edit, files))
+    }
+
+    /// Up to `length` bytes from `offset` of a file that goes to the owner.
+    pub async fn read_pushed(
+        &self,
+        workspace: &WorkspaceId,
+        file: &Pushed,
+        offset: u64,
+        length: u32,
+    ) -> Result<bytes::Bytes> {
+        let whole = self.whole(workspace)?.ok_or(ViewError::NotFound)?;
+        let layered =
+            Layered::new(&whole.mounted, &whole.layer, file.number, &file.name).ok_or(ViewError::NotFound)?;
+        let node = Node { parent: Ino::ROOT, kind: NodeKind::Layered(layered.clone()) };
+        self.read_layered(&node, &layered, offset, length, Reading::ToSee).await
     }
 
     async fn pull_one(&self, whole: &Whole, said: &Said) -> Result<Option<ConflictKind>> {
@@ -370,7 +467,12 @@ impl View {
         match (&said.record, base, theirs) {
             // Nothing new from the owner.
             (_, None, None) => Ok(None),
-            (_, Some(base), Some(theirs)) if is_same(&base.entry, &theirs.entry) => Ok(None),
+            (_, Some(base), Some(theirs)) if is_same(&base.entry, &theirs.entry) => {
+                if base.entry.attributes.token != theirs.entry.attributes.token {
+                    self.rebase(whole, said, Some(theirs.origin(&base.path)))?;
+                }
+                Ok(None)
+            }
             // Removed here.
             (None, Some(_), None) => self.take_back(whole, std::slice::from_ref(said)).map(|()| None),
             (None, Some(_), Some(theirs)) => {
@@ -489,10 +591,9 @@ impl View {
         let over = theirs.origin(said.slot.over.as_ref().map_or(&said.path, |over| &over.path));
         self.rebase(whole, said, Some(over.clone()))?;
         if let (Some(number), Some(record)) = (said.slot.node, &said.record)
-            && record.origin.is_none()
-            && said.slot.over.is_none()
+            && record.origin.as_ref() != Some(&over)
         {
-            // Both have made it.
+            // Both have made it, or moved it.
             let joined = Record { origin: Some(over), ..record.clone() };
             whole.layer.apply(vec![Change::Put(number, Box::new(joined))])?;
             self.notify(Self::lane(&whole.mounted.id), Notice::Content(Ino(number)));
@@ -514,14 +615,30 @@ impl View {
             });
         };
         let (tree::Content::Blob(digest), Some(number)) = (content, said.slot.node) else { return Ok(false) };
-        if own.size != *size
-            || *size > COMPARED
-            || record.meta.mode & 0o100 != theirs.entry.attributes.mode & 0o100
-        {
+        if own.size != *size || record.meta.mode & 0o100 != theirs.entry.attributes.mode & 0o100 {
             return Ok(false);
         }
-        let bytes = self.read_said(whole, number, said.name(), *size as u32).await?;
-        Ok(crate::types::Digest::of(&bytes) == *digest)
+        if let Some(origin) = &record.origin
+            && !has_other_content(record, origin)
+        {
+            return Ok(origin.entry.kind == theirs.entry.kind);
+        }
+        // What is here can be looked at whatever its size; what would have to be fetched isn't worth it.
+        if own.shows > 0 && *size > COMPARED {
+            return Ok(false);
+        }
+        let file = Pushed { number, name: said.name().clone(), size: *size };
+        let mut hasher = blake3::Hasher::new();
+        let mut at = 0;
+        while at < *size {
+            let piece = self.read_pushed(&whole.mounted.id, &file, at, PIECE).await?;
+            if piece.is_empty() {
+                return Ok(false);
+            }
+            at += piece.len() as u64;
+            hasher.update(&piece);
+        }
+        Ok(crate::types::Digest::from_bytes(*hasher.finalize().as_bytes()) == *digest)
     }
 
     /// Puts the owner's version beside the guest's; its content comes when it's read, as ever.
@@ -547,6 +664,11 @@ impl View {
 }
 
 impl Whole {
+    /// Whether a folder of the layer has the number that it would have without.
+    fn is_the_owners(&self, said: &Said) -> bool {
+        said.origin().is_some_and(|origin| Some(self.remote_at(origin).ino().0) == said.slot.node)
+    }
+
     /// The node that one of the owner's versions is.
     fn remote_at(&self, origin: &Origin) -> Remote {
         let Origin { path, entry } = origin;

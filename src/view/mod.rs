@@ -24,7 +24,7 @@ pub use attributes::{Attr, FileKind};
 pub use change::{Allocate, Maker, New, Rename, Set};
 pub use folder::Cookie;
 pub use listing::{HostListing, HostState, Listing, Mounted, Place};
-pub use merge::{Conflict, ConflictKind, Difference, DifferenceKind};
+pub use merge::{Conflict, ConflictKind, Difference, DifferenceKind, Pushed};
 pub use node::Ino;
 pub use refresh::{Invalidation, LANES, NotTaken, Notice};
 

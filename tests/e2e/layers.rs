@@ -244,6 +244,101 @@ fn changes_are_shown_taken_back_and_merged() {
     });
 }
 
+#[test]
+fn what_is_pushed_is_the_owners_once_they_allow_it() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    for folder in ["d", "gone/deep", "large"] {
+        fs::create_dir_all(workspace.join(folder)).unwrap();
+    }
+    for (name, content) in [
+        ("edit", "one"),
+        ("gone/f", "x"),
+        ("gone/deep/g", "y"),
+        ("d/moved", "z"),
+        ("a", "A"),
+        ("b", "B"),
+        ("tool", "#!"),
+    ] {
+        fs::write(workspace.join(name), content).unwrap();
+    }
+    write_random(&workspace.join("large/model"), "model", 8 << 20);
+    fs::write(workspace.join(".env"), "a secret that isn't shared").unwrap();
+    fs::write(workspace.join("gone/.env"), "another").unwrap();
+    let seen = bed.share(&workspace);
+    let (owner, guest) = (bed.owner(), bed.guest());
+    assert_eq!(guest.ask(&["push", "owner/lab"]), "nothing to push\n");
+
+    fs::write(seen.join("edit"), "two").unwrap();
+    fs::remove_dir_all(seen.join("gone")).unwrap();
+    fs::rename(seen.join("d/moved"), seen.join("here")).unwrap();
+    fs::rename(seen.join("large"), seen.join("renamed")).unwrap();
+    fs::create_dir(seen.join("new")).unwrap();
+    write_random(&seen.join("new/file"), "new", 3 << 20);
+    symlink("edit", seen.join("new/link")).unwrap();
+    stdout(within(20, "chmod").arg("755").arg(seen.join("tool")));
+    // Two change places.
+    rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        seen.join("a"),
+        rustix::fs::CWD,
+        seen.join("b"),
+        RenameFlags::EXCHANGE,
+    )
+    .unwrap();
+
+    // Without the owner's consent nothing is changed; they are asked.
+    let refused = guest.cli(&["push", "owner/lab"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("has been asked"), "{refused:?}");
+    let requests = owner.json(&["requests", "--json"]);
+    assert_eq!((&requests[0]["host"], &requests[0]["write"]), (&"guest".into(), &true.into()), "{requests}");
+    assert_eq!(fs::read_to_string(workspace.join("edit")).unwrap(), "one");
+    owner.ask(&["requests", "allow", "lab", "guest", "--write"]);
+
+    // What the owner has changed meanwhile isn't written over.
+    bed.edit(|| fs::write(workspace.join("edit"), "the owner's").unwrap());
+    let refused = guest.cli(&["push", "owner/lab"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("the owner has changed edit"), "{refused:?}");
+    assert!(workspace.join("gone/f").exists(), "all of it or nothing");
+    guest.ask(&["pull", "owner/lab"]);
+    let received = bed.received();
+    let pushed = guest.ask(&["push", "owner/lab"]);
+    assert!(pushed.ends_with(" changes pushed\n"), "{pushed}");
+    assert!(bed.received() - received < 1 << 20, "what the owner has isn't fetched for a push");
+
+    assert_eq!(fs::read_to_string(workspace.join("edit")).unwrap(), "two");
+    assert_eq!(fs::read_to_string(workspace.join("here")).unwrap(), "z");
+    assert_eq!(
+        (fs::read_to_string(workspace.join("a")).unwrap(), fs::read_to_string(workspace.join("b")).unwrap()),
+        ("B".into(), "A".into())
+    );
+    assert!(fs::read(workspace.join("renamed/model")).unwrap() == random("model", 0, 8 << 20));
+    assert!(fs::read(workspace.join("new/file")).unwrap() == random("new", 0, 3 << 20));
+    assert_eq!(fs::read_link(workspace.join("new/link")).unwrap(), Path::new("edit"));
+    assert_eq!(fs::metadata(workspace.join("tool")).unwrap().mode() & 0o777, 0o755);
+    assert!(
+        !workspace.join("d/moved").exists()
+            && !workspace.join("large").exists()
+            && !workspace.join("gone/f").exists()
+    );
+    // What wasn't shared is nobody's to remove.
+    assert!(workspace.join("gone/.env").exists() && workspace.join(".env").exists());
+    let left: Vec<_> = fs::read_dir(&workspace).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".twinshare-incoming")), "{left:?}");
+
+    // And the guest has nothing more to say.
+    wait_for("the guest's layer is empty", Duration::from_secs(10), || {
+        guest.ask(&["pull", "owner/lab"]);
+        let rest = guest.ask(&["diff", "owner/lab"]);
+        // The conflict's other version stays until it's removed.
+        rest.lines().all(|line| line.starts_with('U')).then_some(())
+    });
+    assert!(fs::read(seen.join("renamed/model")).unwrap() == random("model", 0, 8 << 20));
+    assert_eq!(fs::read_to_string(seen.join("edit")).unwrap(), "two");
+    owner.ask(&["requests", "deny", "lab", "guest"]);
+}
+
 // --- Random operations, compared with this machine's own disk ---------------------------------------------------------
 
 /// What one operation came to: an error's number, or what was read.

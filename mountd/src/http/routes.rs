@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 use twinshare::{
     api::{
         AccessRequest, BODY_LIMIT, CacheReport, Control, FileEntry, FilePath, Finding, Host, Join, Judgement,
-        LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, Pin, Problem, RawText, Share,
-        ShareRequest, Status,
+        LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, Pin, Problem, PushReport, RawText,
+        Share, ShareRequest, Status,
     },
     types::{NodeId, WorkspaceName},
 };
@@ -102,6 +102,7 @@ pub(super) fn router<C: Control>(node: Arc<C>) -> Router {
         .route("/pins", post(pin::<C>).delete(unpin::<C>))
         .route("/changes", get(changes::<C>).delete(discard::<C>))
         .route("/diffs", get(change_text::<C>))
+        .route("/pushes", post(push::<C>))
         .route("/pulls", post(pull::<C>))
         .route("/doctor", get(doctor::<C>));
     Router::new()
@@ -207,6 +208,10 @@ async fn discard<C: Control>(
     Asked(path): Asked,
 ) -> Result<Json<Vec<RawText>>, Failure> {
     Ok(Json(node.discard(path).await?))
+}
+
+async fn push<C: Control>(State(node): Node<C>, Asked(path): Asked) -> Result<Json<PushReport>, Failure> {
+    Ok(Json(node.push(path).await?))
 }
 
 async fn pull<C: Control>(State(node): Node<C>, Asked(path): Asked) -> Result<Json<MergeReport>, Failure> {

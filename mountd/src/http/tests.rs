@@ -16,8 +16,8 @@ use twinshare::{
         Access, AccessRequest, BODY_LIMIT, CacheReport, CacheUse, CachedWorkspace, Claim, Client,
         ClientError, Decision, Endpoint, FileEntry, FileKind, FilePath, Finding, Host, LaunchPlan,
         LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource, PeerState, Pin,
-        PinState, Prefetch, PrefetchStep, Problem, Progress, RawText, Share, ShareRequest, Status, Transfer,
-        Workspace,
+        PinState, Prefetch, PrefetchStep, Problem, Progress, PushReport, RawText, Share, ShareRequest,
+        Status, Transfer, Workspace,
     },
     types::{Digest, Name, NodeId, Timestamp, WorkspaceId, WorkspaceName},
 };
@@ -190,6 +190,7 @@ impl Control for FakeNode {
             address: None,
             fingerprint: "0101 0101".to_owned(),
             asked: "2026-01-02T03:04:05Z".parse().unwrap(),
+            write: false,
         }]
     }
     async fn decide(
@@ -244,6 +245,10 @@ impl Control for FakeNode {
 
     async fn discard(&self, _: FilePath) -> Result<Vec<RawText>, Problem> {
         Ok(Vec::new())
+    }
+
+    async fn push(&self, _: FilePath) -> Result<PushReport, Problem> {
+        Ok(PushReport { changes: 0, asked: false, conflicts: Vec::new() })
     }
 
     async fn pull(&self, _: FilePath) -> Result<MergeReport, Problem> {

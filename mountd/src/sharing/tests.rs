@@ -102,9 +102,9 @@ async fn decisions_come_before_the_access_rule() {
         let share = owner.share(&format!("{access:?}"), access);
         let may_read = |reader| owner.sharing.may_read(&share, reader);
         assert_eq!((may_read(Some(GUEST)), may_read(None)), (undecided, undecided), "{access:?}");
-        owner.sharing.decide(share.id(), GUEST, true).unwrap();
+        owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
         assert_eq!((may_read(Some(GUEST)), may_read(None)), (true, undecided), "{access:?}");
-        owner.sharing.decide(share.id(), GUEST, false).unwrap();
+        owner.sharing.decide(share.id(), GUEST, Decision::Deny).unwrap();
         assert_eq!((may_read(Some(GUEST)), may_read(None)), (false, undecided), "{access:?}");
     }
     let owner = owner.restarted();
@@ -151,9 +151,9 @@ async fn the_catalogue_tells_nothing_of_what_may_not_be_read() {
     assert_eq!(owner.seen(&peers, None), None);
     assert_eq!(owner.seen(&peers, Some(GUEST)), None);
     for share in [&public, &ask, &peers] {
-        owner.sharing.decide(share.id(), GUEST, true).unwrap();
+        owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
         assert!(readable(owner.seen(share, Some(GUEST))));
-        owner.sharing.decide(share.id(), GUEST, false).unwrap();
+        owner.sharing.decide(share.id(), GUEST, Decision::Deny).unwrap();
     }
     assert!(is_blank(owner.seen(&public, Some(GUEST))));
     assert!(is_blank(owner.seen(&ask, Some(GUEST))));
@@ -167,13 +167,13 @@ async fn what_is_being_read_ends_with_the_permission_and_with_the_share() {
     let owner = Owner::new();
     let share = owner.share("lab", Access::Ask);
     let root = share.settled().await.unwrap().root;
-    owner.sharing.decide(share.id(), GUEST, true).unwrap();
+    owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
     let opened = owner.sharing.workspace(&share.id(), Some(GUEST)).unwrap();
     assert!(opened.tree(&root).is_some());
-    owner.sharing.decide(share.id(), GUEST, false).unwrap();
+    owner.sharing.decide(share.id(), GUEST, Decision::Deny).unwrap();
     assert!(opened.tree(&root).is_none());
     assert!(matches!(opened.pending(&[], 0, 0, 1), Err(ServeError::Unknown)));
-    owner.sharing.decide(share.id(), GUEST, true).unwrap();
+    owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
     assert!(opened.tree(&root).is_some());
     owner.sharing.unshare(&name("lab")).unwrap();
     assert!(opened.tree(&root).is_none());
@@ -184,7 +184,7 @@ async fn what_was_sent_before_is_sent_again_only_while_its_file_is_as_it_was() {
     let owner = Owner::new();
     let share = owner.share("lab", Access::Ask);
     share.settled().await.unwrap();
-    owner.sharing.decide(share.id(), GUEST, true).unwrap();
+    owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
     let opened = owner.sharing.workspace(&share.id(), Some(GUEST)).unwrap();
     let secret = Blob { digest: Digest::of(b"secret"), size: 6 };
     opened.check(&secret).unwrap();
@@ -193,9 +193,9 @@ async fn what_was_sent_before_is_sent_again_only_while_its_file_is_as_it_was() {
         opened.check(&Blob { digest: Digest::of(b"other"), size: 5 }),
         Err(ServeError::Unknown)
     ));
-    owner.sharing.decide(share.id(), GUEST, false).unwrap();
+    owner.sharing.decide(share.id(), GUEST, Decision::Deny).unwrap();
     assert!(matches!(opened.check(&secret), Err(ServeError::Unknown)));
-    owner.sharing.decide(share.id(), GUEST, true).unwrap();
+    owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
     // Of the same length, and by its name still what it was.
     fs::write(share.root_path().join("secret.txt"), "Secret").unwrap();
     assert!(matches!(opened.check(&secret), Err(ServeError::Changed | ServeError::Unknown)));
@@ -210,14 +210,15 @@ fn the_oldest_request_makes_way() {
         NodeId::from_bytes(id)
     };
     let at = |second: usize| Timestamp::from_second(second as i64).unwrap();
+    let asked = |second| Asked { at: at(second), write: false };
     let mut requests = Requests::new();
     for number in 0..=MAX_REQUESTS {
-        assert!(note_request(&mut requests, (workspace, node(number)), at(number)));
-        assert!(!note_request(&mut requests, (workspace, node(number)), at(number + 1)));
+        assert!(note_request(&mut requests, (workspace, node(number)), asked(number)));
+        assert!(!note_request(&mut requests, (workspace, node(number)), asked(number + 1)));
     }
     assert_eq!(requests.len(), MAX_REQUESTS);
     assert!(!requests.contains_key(&(workspace, node(0))));
-    assert_eq!(requests[&(workspace, node(MAX_REQUESTS))], at(MAX_REQUESTS));
+    assert_eq!(requests[&(workspace, node(MAX_REQUESTS))], asked(MAX_REQUESTS));
 }
 
 #[tokio::test]
@@ -230,7 +231,7 @@ async fn grants_are_for_whom_the_owner_lets_read() {
     };
     assert_eq!(granted(None), [], "nobody in particular has nothing to show");
     assert_eq!(granted(Some(GUEST)), [open.id()]);
-    owner.sharing.decide(closed.id(), GUEST, true).unwrap();
+    owner.sharing.decide(closed.id(), GUEST, Decision::Allow).unwrap();
     let grants = owner.sharing.catalogue(Some(GUEST)).grants;
     let [_, Grant { capability, .. }] = &grants[..] else { panic!("{grants:?}") };
     capability.verify().unwrap();
@@ -246,10 +247,10 @@ async fn grants_are_for_whom_the_owner_lets_read() {
     assert_eq!(holders().collect::<Vec<_>>(), [other]);
     let mine = owner.sharing.workspace(&open.id(), Some(GUEST)).unwrap();
     assert_eq!(mine.co_readers(std::slice::from_ref(&piece)), [other]);
-    owner.sharing.decide(open.id(), other, false).unwrap();
+    owner.sharing.decide(open.id(), other, Decision::Deny).unwrap();
     assert_eq!(mine.co_readers(&[piece]), []);
     assert_eq!(holders().count(), 0);
 
-    owner.sharing.decide(closed.id(), GUEST, false).unwrap();
+    owner.sharing.decide(closed.id(), GUEST, Decision::Deny).unwrap();
     assert_eq!(granted(Some(GUEST)), [open.id()], "taken back");
 }
