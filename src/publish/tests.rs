@@ -1,4 +1,5 @@
 mod living;
+mod take;
 
 use std::{
     collections::BTreeMap,
