@@ -2,16 +2,18 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use twinshare::{
     api::{
         Access, AccessRequest, CacheReport, Control, Decision, FileEntry, FileKind, FilePath, Finding, Host,
         LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource,
-        PeerState, Pin, Prefetch, Problem, Progress, PushReport, RawText, Share, ShareRequest, Status,
-        Workspace,
+        PeerState, Pin, Prefetch, Problem, Progress, PushReport, RawText, Share, ShareRequest, SnapshotInfo,
+        Status, Workspace,
     },
     discovery,
-    fetch::SourceError,
+    fetch::{Holders, SourceError},
     publish,
+    tree::Snapshot,
     types::{NodeId, WorkspaceName},
     view::{self, Cookie, HostState, Ino, OUTSIDE, Place, View, ViewError},
 };
@@ -300,6 +302,24 @@ impl Control for Node {
 
     async fn pull(&self, path: FilePath) -> Result<MergeReport, Problem> {
         changes::pull(&self.view, &self.cache.mounted(&path)?.id).await
+    }
+
+    async fn history(&self, path: FilePath) -> Result<Vec<SnapshotInfo>, Problem> {
+        let mounted = self.cache.mounted(&path)?;
+        let snapshots = self.neighbours.snapshots(&mounted.id).await.map_err(|error| {
+            Problem::unreachable(format!("the owner of {path} {error}")).with_remedy("is it up?")
+        })?;
+        let created = |snapshot: &Snapshot| {
+            Timestamp::from_millisecond(i64::try_from(snapshot.created).unwrap_or(i64::MAX))
+                .unwrap_or_default()
+        };
+        let info = |snapshot: Snapshot| SnapshotInfo {
+            snapshot: snapshot.root,
+            created: created(&snapshot),
+            files: snapshot.files,
+            bytes: snapshot.bytes,
+        };
+        Ok(snapshots.into_iter().rev().map(info).collect())
     }
 
     async fn push(&self, path: FilePath) -> Result<PushReport, Problem> {

@@ -102,6 +102,7 @@ fn add_others(neighbours: &Neighbours, hosts: &mut BTreeMap<HostName, HostListin
                     nanoseconds: head.modified.1.min(999_999_999),
                 },
                 original: info.path.as_bytes().to_vec(),
+                fixed: false,
             };
             versions.insert(mounted.id, (id, info.clone()));
             shown.insert(name, Place::Remote(mounted));

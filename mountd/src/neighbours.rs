@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::{
     sync::{Notify, watch},
@@ -18,12 +19,13 @@ use tokio::{
 use twinshare::{
     api::PeerAddress,
     discovery::{Change, Discovery},
-    fetch::{Holder, Holders},
+    fetch::{Holder, HolderError, Holders},
     peer::{
         Capability, Credentials, Expected, Grant, NodeInfo, PeerClient, PeerError, PieceRequest, Refusal,
         WorkspaceInfo,
     },
     store::ReadStore,
+    tree::Snapshot,
     types::{Digest, HostName, NodeId, WorkspaceId, WorkspaceName},
 };
 
@@ -529,6 +531,23 @@ impl Holders for Neighbours {
         let found = self.ways(workspace, []).and_then(|_| self.this.upgrade());
         let holding = |neighbours| Arc::new(Holding { neighbours, workspace: *workspace }) as Arc<dyn Holder>;
         found.map(holding).into_iter().collect()
+    }
+
+    fn snapshots<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+    ) -> BoxFuture<'a, Result<Vec<Snapshot>, HolderError>> {
+        Box::pin(async move {
+            let (client, id) = {
+                let book = self.book();
+                let (neighbour, _, id) = book.find(workspace).ok_or(HolderError::Nobody)?;
+                (neighbour.client.clone().ok_or(HolderError::Nobody)?, id)
+            };
+            client.history(&id).await.map_err(|error| match error {
+                PeerError::Denied { .. } => HolderError::Denied,
+                error => HolderError::Unreachable(error.to_string()),
+            })
+        })
     }
 
     fn are_several(&self) -> bool {

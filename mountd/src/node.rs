@@ -17,7 +17,7 @@ use twinshare::{
     fetch::{FetchOptions, Fetcher},
     layer::Layers,
     peer::{Credentials, Identity},
-    publish::{Shares, SharesOptions},
+    publish::{History, Shares, SharesOptions},
     store::{DiskLimits, DiskStore, WriteStore},
     types::{HostName, NodeId},
     view::{View, ViewOptions},
@@ -114,6 +114,7 @@ pub(crate) async fn run(
         share_port,
         shares,
         profiles.clone(),
+        Arc::new(History::open(&arguments.state)?),
     )?;
     let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone(), store.clone());
 

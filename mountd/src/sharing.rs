@@ -19,8 +19,10 @@ use twinshare::{
         PieceRequest, Refusal, ServeError, ServedWorkspace, SignedHead, WorkspaceInfo,
     },
     profile::{Profile, Touched},
-    publish::{self, Access, EditError, Incoming, LocalBlob, PublishError, Share, ShareOptions, Shares},
-    tree::Edit,
+    publish::{
+        self, Access, EditError, History, Incoming, LocalBlob, PublishError, Share, ShareOptions, Shares,
+    },
+    tree::{Edit, Snapshot},
     types::{Digest, HostName, Name, NodeId, PathKey, WorkspaceId, WorkspaceName},
 };
 
@@ -91,6 +93,7 @@ pub(crate) struct Sharing {
     requests: Mutex<Requests>,
     readers: Mutex<Readers>,
     profiles: Arc<Profiles>,
+    history: Arc<History>,
     changed: watch::Sender<u64>,
     /// Itself, for what it hands out to be read from.
     this: Weak<Self>,
@@ -105,6 +108,7 @@ impl Sharing {
         port: u16,
         shares: Arc<Shares>,
         profiles: Arc<Profiles>,
+        history: Arc<History>,
     ) -> Result<Arc<Self>, FileError> {
         let file = state.join("shares.json");
         let book = files::read_json(&file)?.unwrap_or_default();
@@ -118,6 +122,7 @@ impl Sharing {
             requests: Mutex::default(),
             readers: Mutex::new(Readers::new()),
             profiles,
+            history,
             changed: watch::Sender::new(0),
             this: this.clone(),
         });
@@ -126,6 +131,22 @@ impl Sharing {
             while heads.changed().await.is_ok() {
                 let Some(sharing) = weak.upgrade() else { return };
                 sharing.notify();
+            }
+        });
+        let (mut heads, weak) = (sharing.shares.changes(), Arc::downgrade(&sharing));
+        tokio::spawn(async move {
+            while heads.changed().await.is_ok() {
+                let Some(sharing) = weak.upgrade() else { return };
+                let noted = tokio::task::spawn_blocking(move || {
+                    for share in sharing.list() {
+                        if let Err(error) = sharing.history.note(&share) {
+                            tracing::warn!(%error, "a snapshot can't be kept");
+                        }
+                    }
+                });
+                if noted.await.is_err() {
+                    tracing::error!("keeping a snapshot panicked");
+                }
             }
         });
         Ok(sharing)
@@ -209,6 +230,9 @@ impl Sharing {
             Some(share) => {
                 self.shares.remove(name)?;
                 self.profiles.forget(&share.id());
+                if let Err(error) = self.history.forget(&share.id()) {
+                    tracing::warn!(%error, "the history of a workspace can't be forgotten");
+                }
                 // In the book it may have another name: that of when it was shared.
                 share.root_path().to_path_buf()
             }
@@ -512,6 +536,14 @@ fn refused(error: publish::ServeError) -> ServeError {
 }
 
 impl ServedWorkspace for Opened {
+    fn history(&self) -> Vec<Snapshot> {
+        let (Some(sharing), Some(share)) = (self.sharing.upgrade(), self.share()) else { return Vec::new() };
+        sharing.history.list(&share.id()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "earlier snapshots can't be listed");
+            Vec::new()
+        })
+    }
+
     fn may_write(&self) -> bool {
         let Some(sharing) = self.sharing.upgrade() else { return false };
         if sharing.may_write(&self.share, self.reader) {
@@ -535,7 +567,9 @@ impl ServedWorkspace for Opened {
     }
 
     fn tree(&self, digest: &Digest) -> Option<Bytes> {
-        self.share()?.tree(digest)
+        let share = self.share()?;
+        // One of an earlier snapshot's, perhaps.
+        share.tree(digest).or_else(|| self.sharing.upgrade()?.history.tree(&share.id(), digest))
     }
 
     fn blob(&self, digest: &Digest) -> Result<Bytes, ServeError> {

@@ -1,6 +1,8 @@
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::RawText;
+use crate::types::Digest;
 
 /// Something that was changed in a workspace of another host, and is kept here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +59,19 @@ pub enum MergeConflictKind {
     RemovedHere,
     /// Changed here, removed by the owner: the guest's is kept.
     RemovedThere,
+}
+
+/// A snapshot of another host's workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// Its name.
+    pub snapshot: Digest,
+    /// When it was made.
+    pub created: Timestamp,
+    /// How many files and links it holds.
+    pub files: u64,
+    /// How many bytes the files have.
+    pub bytes: u64,
 }
 
 /// What became of a push.

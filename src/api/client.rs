@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     AccessRequest, CacheReport, Decision, Endpoint, EndpointError, FileEntry, FilePath, Finding, Host, Join,
     Judgement, LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, PeerAddress, Pin,
-    PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, Status,
+    PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
 };
 use crate::types::{NodeId, WorkspaceName};
 
@@ -161,6 +161,11 @@ impl Client {
     /// Takes back what was changed at a path and below; gives the paths.
     pub async fn discard(&self, path: &FilePath) -> Result<Vec<RawText>, ClientError> {
         self.json(Method::DELETE, self.at("changes", path), NOTHING, None).await
+    }
+
+    /// The snapshots that the owner of a workspace keeps, the newest first.
+    pub async fn history(&self, path: &FilePath) -> Result<Vec<SnapshotInfo>, ClientError> {
+        self.json(Method::GET, self.at("history", path), NOTHING, Some(PATIENCE)).await
     }
 
     /// Has the owner of a workspace make what was changed in it here.

@@ -5,7 +5,7 @@ use futures_util::stream::BoxStream;
 use super::{
     AccessRequest, CacheReport, Decision, FileEntry, FilePath, Finding, Host, LaunchPlan, LaunchRequest,
     LayerChange, MergeReport, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText, Share,
-    ShareRequest, Status,
+    ShareRequest, SnapshotInfo, Status,
 };
 use crate::types::{NodeId, WorkspaceName};
 
@@ -80,6 +80,9 @@ pub trait Control: Send + Sync + 'static {
 
     /// Takes back what was changed at a path and below; gives the paths.
     fn discard(&self, path: FilePath) -> impl Future<Output = Result<Vec<RawText>, Problem>> + Send;
+
+    /// The snapshots that the owner of a workspace keeps, the newest first.
+    fn history(&self, path: FilePath) -> impl Future<Output = Result<Vec<SnapshotInfo>, Problem>> + Send;
 
     /// Has the owner of a workspace make what was changed in it here.
     fn push(&self, path: FilePath) -> impl Future<Output = Result<PushReport, Problem>> + Send;

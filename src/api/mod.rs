@@ -20,7 +20,9 @@ mod types;
 
 pub use address::{AddressError, PeerAddress};
 pub use cache::{CacheReport, CacheUse, CachedWorkspace, Pin, PinState, PrefetchStep, Transfer};
-pub use changes::{LayerChange, LayerChangeKind, MergeConflict, MergeConflictKind, MergeReport, PushReport};
+pub use changes::{
+    LayerChange, LayerChangeKind, MergeConflict, MergeConflictKind, MergeReport, PushReport, SnapshotInfo,
+};
 pub use client::{Client, ClientError};
 pub use control::{Control, Prefetch};
 pub use daemon::{DaemonArguments, NodeOptions};

@@ -145,6 +145,16 @@ Example:
   twinshare discard colleague/lab")]
     Discard(Place),
 
+    /// List the snapshots of a workspace that its owner keeps
+    #[command(after_help = "\
+Each is a folder beside the workspace in the mount, under the workspace's name, '@' and the snapshot's name or the first 8 digits of it.
+It stays as it is; what the owner has changed since can be read as far as somebody still has it.
+
+Example:
+  twinshare history colleague/lab
+  ls ~/twinshare/colleague/lab@1a2b3c4d")]
+    History(Place),
+
     /// Have the owner of a workspace make what you changed in it
     #[command(after_help = "\
 The owner must let you change the workspace; if not, they are asked, and nothing is changed until you push again.

@@ -1,8 +1,11 @@
-use twinshare::api::{FilePath, LayerChange, LayerChangeKind, MergeConflict, MergeConflictKind};
+use twinshare::api::{
+    FilePath, LayerChange, LayerChangeKind, MergeConflict, MergeConflictKind, SnapshotInfo,
+};
 
 use super::{
     failure::Failure,
-    output::{json, plain},
+    list::moment,
+    output::{Side, count, json, plain, size, table},
     session::Session,
 };
 
@@ -53,6 +56,25 @@ pub(super) async fn discard(session: &Session, path: &FilePath, as_json: bool) -
     }
     let lines: String = discarded.iter().map(|path| format!("  {}\n", plain(&path.to_string()))).collect();
     Ok(format!("discarded:\n{lines}"))
+}
+
+pub(super) async fn history(session: &Session, path: &FilePath, as_json: bool) -> Result<String, Failure> {
+    let snapshots = session
+        .client()?
+        .history(path)
+        .await
+        .map_err(|error| Failure::from(error).while_doing(format!("list the snapshots of {path}")))?;
+    if as_json {
+        return json(&snapshots);
+    }
+    let zone = jiff::tz::TimeZone::system();
+    let row = |info: &SnapshotInfo| {
+        let name = format!("{}@{}", path.workspace, info.snapshot.short());
+        [name, moment(info.created, &zone), count(info.files), size(info.bytes)]
+    };
+    let columns =
+        [("FOLDER", Side::Left), ("MADE", Side::Left), ("FILES", Side::Right), ("SIZE", Side::Right)];
+    Ok(table(columns, &snapshots.iter().map(row).collect::<Vec<_>>()))
 }
 
 pub(super) async fn push(session: &Session, path: &FilePath, as_json: bool) -> Result<String, Failure> {

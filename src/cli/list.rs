@@ -128,7 +128,8 @@ fn mode(entry: &FileEntry) -> String {
     text.into_iter().collect()
 }
 
-fn moment(time: Timestamp, zone: &TimeZone) -> String {
+/// A time of day of a zone.
+pub(super) fn moment(time: Timestamp, zone: &TimeZone) -> String {
     time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M").to_string()
 }
 

@@ -99,6 +99,7 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
             changes::diff(&session, &what.path, text, what.format.json).await?.into()
         }
         Verb::Discard(what) => changes::discard(&session, &what.path, what.format.json).await?.into(),
+        Verb::History(what) => changes::history(&session, &what.path, what.format.json).await?.into(),
         Verb::Push(what) => changes::push(&session, &what.path, what.format.json).await?.into(),
         Verb::Pull(what) => changes::pull(&session, &what.path, what.format.json).await?.into(),
         Verb::Prefetch(what) => cache::prefetch(&session, &what.path, what.format.json).await?.into(),

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     blob::{Blob, GROUP, Groups},
     store::WriteStore,
+    tree::Snapshot,
     types::{Digest, Name, PathKey, WorkspaceId},
 };
 
@@ -366,6 +367,16 @@ impl Source for Fetcher {
                 self.within(workspace, self.read_pending(workspace, path, *token, offset, length)).boxed()
             }
         }
+    }
+
+    fn snapshots<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+    ) -> BoxFuture<'a, Result<Vec<Snapshot>, SourceError>> {
+        Box::pin(async move {
+            let asked = tokio::time::timeout(self.options.deadline, self.holders.snapshots(workspace)).await;
+            Ok(asked.map_err(|_| SourceError::TimedOut)??)
+        })
     }
 
     fn knock(&self, workspace: &WorkspaceId) {

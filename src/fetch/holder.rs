@@ -5,6 +5,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     blob::{Blob, Outline, VerifiedBlob, VerifiedSlice, outline_limit},
+    tree::Snapshot,
     types::{Digest, Name, WorkspaceId},
 };
 
@@ -129,6 +130,15 @@ pub trait Holders: Send + Sync {
     /// own pace.
     fn are_several(&self) -> bool {
         false
+    }
+
+    /// The snapshots of a workspace that its owner keeps, oldest first.
+    fn snapshots<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+    ) -> BoxFuture<'a, Result<Vec<Snapshot>, HolderError>> {
+        let _ = workspace;
+        Box::pin(std::future::ready(Err(HolderError::Nobody)))
     }
 
     /// Asks the owner to let this node read `workspace`; what comes of it is seen in the catalogue.

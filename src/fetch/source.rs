@@ -4,6 +4,7 @@ use futures_util::future::BoxFuture;
 use super::holder::{HolderError, Refused};
 use crate::{
     blob::Blob,
+    tree::Snapshot,
     types::{Digest, Name, WorkspaceId},
 };
 
@@ -90,6 +91,15 @@ pub trait Source: Send + Sync {
         length: u32,
         around: &'a dyn Surroundings,
     ) -> BoxFuture<'a, Result<Bytes, SourceError>>;
+
+    /// The snapshots of a workspace that its owner keeps, oldest first.
+    fn snapshots<'a>(
+        &'a self,
+        workspace: &'a WorkspaceId,
+    ) -> BoxFuture<'a, Result<Vec<Snapshot>, SourceError>> {
+        let _ = workspace;
+        Box::pin(std::future::ready(Err(SourceError::TimedOut)))
+    }
 
     /// Somebody wanted to see a workspace that its owner hasn't opened to this node: ask the owner.
     fn knock(&self, workspace: &WorkspaceId);

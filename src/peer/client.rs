@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     profile::Profile,
-    tree::Edit,
+    tree::{Edit, Snapshot},
     types::{NodeId, PathKey, WorkspaceId},
 };
 
@@ -341,6 +341,12 @@ impl PeerClient {
         profile: &Profile,
     ) -> Result<(), PeerError> {
         let request = self.http.post(self.profile_url(workspace, program)).json(profile);
+        self.json(self.send(request, CONNECT + self.idle).await?).await
+    }
+
+    /// The snapshots of a workspace that its owner keeps, oldest first.
+    pub async fn history(&self, workspace: &WorkspaceId) -> Result<Vec<Snapshot>, PeerError> {
+        let request = self.http.get(self.url(&format!("history?workspace={workspace}")));
         self.json(self.send(request, CONNECT + self.idle).await?).await
     }
 

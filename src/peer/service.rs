@@ -53,7 +53,7 @@ use crate::{
     blob::Blob,
     profile::Profile,
     publish::{EditError, Incoming},
-    tree::Edit,
+    tree::{Edit, Snapshot},
     types::{Digest, Name, NodeId, PathKey, WorkspaceId},
 };
 
@@ -147,6 +147,11 @@ pub trait ServedWorkspace: Send + Sync {
 
     /// What a launch reads that begins with the file at this path, as far as readers have told.
     fn profile(&self, program: &PathKey) -> Profile;
+
+    /// The snapshots that are kept, oldest first.
+    fn history(&self) -> Vec<Snapshot> {
+        Vec::new()
+    }
 
     /// Whether the reader may change it. If not, it's noted that it wants to.
     fn may_write(&self) -> bool {
@@ -387,6 +392,7 @@ fn router(service: Service) -> Router {
         .route("/v1/node", get(node))
         .route("/v1/catalogue", get(catalogue))
         .route("/v1/batch", post(batch))
+        .route("/v1/history", get(history))
         .route("/v1/edits", post(edit::take).layer(DefaultBodyLimit::disable()))
         .route("/v1/profile", get(profile::give).post(profile::take))
         .fallback(async || {
@@ -476,6 +482,24 @@ async fn catalogue(
             return Ok(StatusCode::NOT_MODIFIED.into_response());
         }
     }
+}
+
+#[derive(Deserialize)]
+struct OfWorkspace {
+    workspace: WorkspaceId,
+}
+
+/// The snapshots that are kept.
+async fn history(
+    State(service): State<Service>,
+    Extension(Reader(reader)): Extension<Reader>,
+    which: Result<Query<OfWorkspace>, QueryRejection>,
+) -> Result<Json<Vec<Snapshot>>, ServiceError> {
+    let Query(OfWorkspace { workspace }) = which.map_err(|error| ServiceError::invalid(error.body_text()))?;
+    let shares = service.shares.clone();
+    let opened = service.blocking(move || shares.workspace(&workspace, reader)).await?;
+    let opened = opened.map_err(|refusal| ServiceError::refused(refusal, reader))?;
+    Ok(Json(service.blocking(move || opened.history()).await?))
 }
 
 async fn batch(

@@ -8,6 +8,7 @@
 
 mod cache;
 mod content;
+mod history;
 mod item;
 mod model;
 mod objects;
@@ -27,6 +28,7 @@ mod write;
 mod tests;
 
 pub use cache::CacheError;
+pub use history::{History, HistoryError};
 pub use rules::{IGNORE_FILE, Reason};
 pub use serve::{LocalBlob, PENDING_MAX, ServeError};
 pub use share::{Access, Head, LeftOut, Progress, Share};

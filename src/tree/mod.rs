@@ -7,12 +7,14 @@
 mod codec;
 mod edit;
 mod entry;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub use codec::{FormatError, MAX_EXTENTS, MAX_OBJECT, Page, PageRef, decode, encode};
 pub use edit::{Base, Edit, NewFile, Step};
 pub use entry::{Attributes, Content, Entry, Extent, HardLink, Kind, Owner, Totals};
+pub use snapshot::Snapshot;
 
 use crate::types::Digest;
 

@@ -84,9 +84,11 @@ impl View {
             NodeKind::Local(_, path) => {
                 Attr { kind: FileKind::Link, mode: 0o777, size: path.as_os_str().len() as u64, ..plain }
             }
-            NodeKind::Remote(Remote { entry, .. }) => {
+            NodeKind::Remote(Remote { workspace, entry, .. }) => {
+                // What nobody can change says so: programs don't try then.
+                let kept = if workspace.fixed { !0o222 } else { !0 };
                 let attr = Attr {
-                    mode: entry.attributes.mode,
+                    mode: entry.attributes.mode & kept,
                     links: entry.attributes.link.map_or(1, |link| link.count),
                     accessed: entry.attributes.modified,
                     modified: entry.attributes.modified,

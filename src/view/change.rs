@@ -378,7 +378,8 @@ impl View {
     /// Fails early for what is nobody's workspace, and where nothing may be changed.
     fn writable(&self, node: &Node) -> Result<()> {
         match (&node.kind, &self.options.layers) {
-            (NodeKind::Remote(_) | NodeKind::Layered(_), Some(_)) => Ok(()),
+            (NodeKind::Remote(remote), Some(_)) if !remote.workspace.fixed => Ok(()),
+            (NodeKind::Layered(_), Some(_)) => Ok(()),
             _ => Err(ViewError::ReadOnly),
         }
     }

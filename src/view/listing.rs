@@ -58,6 +58,8 @@ pub struct Mounted {
     pub modified: Timestamp,
     /// The absolute path of the workspace on its owner's machine.
     pub original: Vec<u8>,
+    /// Whether it's an earlier snapshot, which nobody can change.
+    pub fixed: bool,
 }
 
 impl Listing {

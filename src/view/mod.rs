@@ -30,6 +30,7 @@ pub use refresh::{Invalidation, LANES, NotTaken, Notice};
 
 use std::{
     collections::HashMap,
+    num::NonZeroUsize,
     path::PathBuf,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
@@ -39,13 +40,14 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt, poll, stream};
+use lru::LruCache;
 
 use crate::{
     blob::{Blob, WHOLE_MAX},
     fetch::{FileContent, Source, SourceError, Surroundings},
     layer::{LayerError, Layers, RecordKind},
     tree::{Content, Entry, Extent, Kind, Page},
-    types::{Digest, Name, NameError, WorkspaceId},
+    types::{Digest, HostName, Name, NameError, WorkspaceId, WorkspaceName},
 };
 use folder::{Folder, FolderCache};
 use node::{Node, NodeKind, Remote, Table};
@@ -56,6 +58,12 @@ const OWN_ATTRIBUTES: &[u8] = b"user.twinshare.";
 
 /// The folder of the mount that links leaving their workspace are shown to point into.
 pub const OUTSIDE: &str = ".outside";
+
+/// So many digits of a snapshot's name must be given.
+const SNAPSHOT_DIGITS: usize = 8;
+
+/// Snapshots that are remembered.
+const SNAPSHOTS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// Files up to this many bytes are fetched along with a file of their folder …
 const SIBLING: u64 = 64 << 10;
@@ -192,6 +200,8 @@ pub struct View {
     table: Mutex<Table>,
     folders: FolderCache,
     scans: Scans,
+    /// Earlier snapshots that were looked at, by their names in the mount.
+    snapshots: Mutex<LruCache<Vec<u8>, Mounted>>,
     /// Held while a new listing is taken over: one at a time.
     refreshing: tokio::sync::Mutex<()>,
     invalidations: tokio::sync::mpsc::UnboundedSender<Invalidation>,
@@ -254,6 +264,7 @@ impl View {
             listing: RwLock::default(),
             folders: FolderCache::new(),
             scans: Scans::new(),
+            snapshots: Mutex::new(LruCache::new(SNAPSHOTS)),
             refreshing: tokio::sync::Mutex::default(),
             invalidations,
             told: Mutex::default(),
@@ -307,12 +318,50 @@ impl View {
                 Ok(NodeKind::Remote(remote.child(entry)))
             }
             NodeKind::Layered(layered) => self.layered_child(layered, name).await,
+            NodeKind::Host(host) if name.contains(&b'@') => self.snapshot(host, name).await,
             kind => self
                 .virtual_children(kind)?
                 .into_iter()
                 .find(|child| child.name() == name)
                 .ok_or(ViewError::NotFound),
         }
+    }
+
+    /// An earlier snapshot of a workspace: `name` is the workspace's, `@`, and the beginning of the snapshot's, which says
+    /// which one is meant.
+    async fn snapshot(&self, host: &HostName, name: &[u8]) -> Result<NodeKind> {
+        let (workspace, wanted) = str::from_utf8(name)
+            .ok()
+            .and_then(|text| text.rsplit_once('@'))
+            .and_then(|(workspace, wanted)| Some((workspace.parse::<WorkspaceName>().ok()?, wanted)))
+            .filter(|(_, wanted)| wanted.len() >= SNAPSHOT_DIGITS)
+            .ok_or(ViewError::NotFound)?;
+        let listing = self.listing();
+        let place = listing.hosts.get(host).and_then(|host| host.places.get(&workspace));
+        let Some(Place::Remote(mounted)) = place else { return Err(ViewError::NotFound) };
+        let known = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let mounted = match known {
+            Some(known) if known.id == mounted.id => known,
+            _ => {
+                let all = self.source.snapshots(&mounted.id).await?;
+                let mut found = all.iter().filter(|snapshot| snapshot.root.to_string().starts_with(wanted));
+                let (Some(snapshot), None) = (found.next(), found.next()) else {
+                    return Err(ViewError::NotFound);
+                };
+                let mounted = Mounted {
+                    root: Some(snapshot.root),
+                    totals: snapshot.totals(),
+                    mode: snapshot.mode,
+                    modified: snapshot.modified(),
+                    fixed: true,
+                    ..mounted.clone()
+                };
+                let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+                snapshots.put(name.to_vec(), mounted.clone());
+                mounted
+            }
+        };
+        Ok(NodeKind::Remote(Remote::snapshot(Name::new(name)?, &mounted)))
     }
 
     /// Takes back `count` look-ups of `ino`; a node without any is dropped.
@@ -573,7 +622,11 @@ impl View {
             _ => return Vec::new(),
         };
         let mut attributes = vec![("user.twinshare.state", state.to_owned())];
-        if let Some(root) = listing.mounted(workspace).and_then(|mounted| mounted.root) {
+        let shown = match &node.kind {
+            NodeKind::Remote(remote) if remote.workspace.fixed => remote.workspace.root,
+            _ => listing.mounted(workspace).and_then(|mounted| mounted.root),
+        };
+        if let Some(root) = shown {
             attributes.push(("user.twinshare.snapshot", root.to_string()));
         }
         // Of something changed here it's what it was made of.

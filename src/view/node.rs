@@ -117,6 +117,13 @@ impl Remote {
         Some(Self::named_root(Name::new(name.as_str().as_bytes()).ok()?, mounted))
     }
 
+    /// The root of an earlier snapshot, under the name by which it was asked for.
+    pub(super) fn snapshot(name: Name, mounted: &Mounted) -> Self {
+        let root = mounted.root.map(|root| *root.as_bytes()).unwrap_or_default();
+        let path = PathHash::new("twinshare snapshot", &[mounted.id.as_bytes(), &root, name.as_bytes()]);
+        Self { path, ..Self::named_root(name, mounted) }
+    }
+
     /// The root of a workspace, where its name doesn't matter.
     pub(super) fn unnamed_root(mounted: &Mounted) -> Self {
         Self::named_root(Name::least(), mounted)
@@ -142,7 +149,7 @@ impl Remote {
     pub(super) fn child(&self, entry: &Arc<Entry>) -> Self {
         let path = match entry.attributes.link {
             // Where a link leads depends on its folder: two names of one are two nodes.
-            Some(link) if matches!(entry.kind, Kind::File { .. }) => PathHash::new(
+            Some(link) if matches!(entry.kind, Kind::File { .. }) && !self.workspace.fixed => PathHash::new(
                 "twinshare hard link",
                 &[self.workspace.id.as_bytes(), &link.group.to_le_bytes()],
             ),
@@ -301,7 +308,8 @@ impl Table {
 
     /// What the owner's file or folder has become here, if it was changed.
     fn changed(&self, ino: Ino, remote: &Remote) -> Option<NodeKind> {
-        let layer = self.layers.as_ref()?.get(&remote.workspace.id)?;
+        let layers = self.layers.as_ref().filter(|_| !remote.workspace.fixed)?;
+        let layer = layers.get(&remote.workspace.id)?;
         Layered::new(&remote.workspace, &layer, ino.0, &remote.entry.name).map(NodeKind::Layered)
     }
 

@@ -146,6 +146,7 @@ impl Bench {
             mode: 0o750,
             modified: Timestamp { seconds: 42, nanoseconds: 7 },
             original: b"/home/ann/lab".to_vec(),
+            fixed: false,
         };
         let places = BTreeMap::from([
             ("lab".parse::<WorkspaceName>().unwrap(), Place::Remote(mounted)),

@@ -245,6 +245,54 @@ fn changes_are_shown_taken_back_and_merged() {
 }
 
 #[test]
+fn earlier_snapshots_stay_as_they_were_and_cant_be_changed() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    fs::create_dir(workspace.join("d")).unwrap();
+    for (name, content) in [("same", "the same"), ("edited", "first"), ("d/removed", "there")] {
+        fs::write(workspace.join(name), content).unwrap();
+    }
+    let seen = bed.share(&workspace);
+    let first = bed.guest().snapshot("owner", "lab").unwrap();
+    assert_eq!(fs::read_to_string(seen.join("edited")).unwrap(), "first");
+    bed.edit(|| fs::write(workspace.join("edited"), "second").unwrap());
+    bed.edit(|| fs::remove_file(workspace.join("d/removed")).unwrap());
+    let history = wait_for("the owner keeps the last snapshot", Duration::from_secs(10), || {
+        let history = bed.guest().json(&["history", "owner/lab", "--json"]);
+        (history[0]["snapshot"] == bed.guest().snapshot("owner", "lab")?).then_some(history)
+    });
+    let names: Vec<_> =
+        history.as_array().unwrap().iter().map(|one| one["snapshot"].as_str().unwrap()).collect();
+    assert!(names.len() >= 3 && names.contains(&first.as_str()), "{history}");
+    let text = bed.guest().ask(&["history", "owner/lab"]);
+    assert!(text.contains(&format!("lab@{}", &first[..8])), "{text}");
+
+    for name in [&first[..8], &first[..]] {
+        let old = seen.with_file_name(format!("lab@{name}"));
+        assert_eq!(fs::read_to_string(old.join("same")).unwrap(), "the same");
+        // The guest has read it, so it holds it.
+        assert_eq!(fs::read_to_string(old.join("edited")).unwrap(), "first");
+        // Nobody holds this one any more.
+        assert!(old.join("d/removed").exists());
+        assert_eq!(fs::read(old.join("d/removed")).unwrap_err().raw_os_error(), Some(libc::ESTALE));
+        assert_eq!(fs::metadata(&old).unwrap().mode() & 0o222, 0, "no write bits");
+        assert_eq!(fs::write(old.join("new"), "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+        assert_eq!(fs::remove_file(old.join("same")).unwrap_err().raw_os_error(), Some(libc::EROFS));
+        let write =
+            OpenOptions::new().write(true).open(old.join("same")).and_then(|mut file| file.write_all(b"x"));
+        assert_eq!(write.unwrap_err().raw_os_error(), Some(libc::EROFS));
+    }
+    assert!(!seen.with_file_name("lab@00000000").exists());
+    assert!(!seen.with_file_name("lab@12").exists(), "too few digits");
+    assert_eq!(fs::read_to_string(seen.join("edited")).unwrap(), "second");
+    // Also after the owner has been down.
+    bed.owner().down();
+    bed.owner().up(&[]);
+    let old = seen.with_file_name(format!("lab@{}", &first[..12]));
+    wait_for("the owner is back", Duration::from_secs(30), || fs::read_to_string(old.join("same")).ok());
+}
+
+#[test]
 fn what_is_pushed_is_the_owners_once_they_allow_it() {
     let Some(bed) = Bed::new() else { return };
     let workspace = bed.workspace("lab");

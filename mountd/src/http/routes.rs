@@ -14,7 +14,7 @@ use twinshare::{
     api::{
         AccessRequest, BODY_LIMIT, CacheReport, Control, FileEntry, FilePath, Finding, Host, Join, Judgement,
         LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, Pin, Problem, PushReport, RawText,
-        Share, ShareRequest, Status,
+        Share, ShareRequest, SnapshotInfo, Status,
     },
     types::{NodeId, WorkspaceName},
 };
@@ -102,6 +102,7 @@ pub(super) fn router<C: Control>(node: Arc<C>) -> Router {
         .route("/pins", post(pin::<C>).delete(unpin::<C>))
         .route("/changes", get(changes::<C>).delete(discard::<C>))
         .route("/diffs", get(change_text::<C>))
+        .route("/history", get(history::<C>))
         .route("/pushes", post(push::<C>))
         .route("/pulls", post(pull::<C>))
         .route("/doctor", get(doctor::<C>));
@@ -208,6 +209,13 @@ async fn discard<C: Control>(
     Asked(path): Asked,
 ) -> Result<Json<Vec<RawText>>, Failure> {
     Ok(Json(node.discard(path).await?))
+}
+
+async fn history<C: Control>(
+    State(node): Node<C>,
+    Asked(path): Asked,
+) -> Result<Json<Vec<SnapshotInfo>>, Failure> {
+    Ok(Json(node.history(path).await?))
 }
 
 async fn push<C: Control>(State(node): Node<C>, Asked(path): Asked) -> Result<Json<PushReport>, Failure> {

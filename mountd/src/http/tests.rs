@@ -17,7 +17,7 @@ use twinshare::{
         ClientError, Decision, Endpoint, FileEntry, FileKind, FilePath, Finding, Host, LaunchPlan,
         LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource, PeerState, Pin,
         PinState, Prefetch, PrefetchStep, Problem, Progress, PushReport, RawText, Share, ShareRequest,
-        Status, Transfer, Workspace,
+        SnapshotInfo, Status, Transfer, Workspace,
     },
     types::{Digest, Name, NodeId, Timestamp, WorkspaceId, WorkspaceName},
 };
@@ -244,6 +244,10 @@ impl Control for FakeNode {
     }
 
     async fn discard(&self, _: FilePath) -> Result<Vec<RawText>, Problem> {
+        Ok(Vec::new())
+    }
+
+    async fn history(&self, _: FilePath) -> Result<Vec<SnapshotInfo>, Problem> {
         Ok(Vec::new())
     }
 

@@ -16,24 +16,26 @@ struct Owner {
 impl Owner {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let sharing = Self::open(&folder);
+        let history = Arc::new(History::open(folder.path()).unwrap());
+        let sharing = Self::open(&folder, history);
         Self { folder, sharing }
     }
 
-    fn open(folder: &TempDir) -> Arc<Sharing> {
+    fn open(folder: &TempDir, history: Arc<History>) -> Arc<Sharing> {
         let state = folder.path().join("state");
         fs::create_dir_all(&state).unwrap();
         let identity = Arc::new(Identity::load_or_create(&state.join("identity")).unwrap());
         let shares = Shares::open(&state, SharesOptions::default()).unwrap();
         let profiles = Arc::new(Profiles::open(&state));
-        Sharing::open(&state, identity, "owner".parse().unwrap(), 1, shares, profiles).unwrap()
+        Sharing::open(&state, identity, "owner".parse().unwrap(), 1, shares, profiles, history).unwrap()
     }
 
     /// What the node shares when it is started once more.
     fn restarted(self) -> Self {
         let Self { folder, sharing } = self;
+        let history = sharing.history.clone();
         drop(sharing);
-        let sharing = Self::open(&folder);
+        let sharing = Self::open(&folder, history);
         sharing.resume();
         Self { folder, sharing }
     }

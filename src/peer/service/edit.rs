@@ -6,24 +6,17 @@ use axum::{
     extract::{Query, State, rejection::QueryRejection},
 };
 use http_body_util::BodyExt;
-use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::{Reader, Refusal, Service, ServiceError};
+use super::{OfWorkspace, Reader, Refusal, Service, ServiceError};
 use crate::{
     peer::wire::{EditOutcome, MAX_EDIT},
     publish::EditError,
     tree::Edit,
-    types::WorkspaceId,
 };
 
 /// Edits that are taken at a time.
 pub(super) const EDITS: usize = 2;
-
-#[derive(Deserialize)]
-pub(super) struct Which {
-    workspace: WorkspaceId,
-}
 
 impl From<EditError> for ServiceError {
     fn from(error: EditError) -> Self {
@@ -38,11 +31,11 @@ impl From<EditError> for ServiceError {
 pub(super) async fn take(
     State(service): State<Service>,
     Extension(Reader(reader)): Extension<Reader>,
-    which: Result<Query<Which>, QueryRejection>,
+    which: Result<Query<OfWorkspace>, QueryRejection>,
     mut body: Body,
 ) -> Result<Json<EditOutcome>, ServiceError> {
     let reader = Some(reader.ok_or_else(|| ServiceError::refused(Refusal::Denied, None))?);
-    let Query(Which { workspace }) = which.map_err(|error| ServiceError::invalid(error.body_text()))?;
+    let Query(OfWorkspace { workspace }) = which.map_err(|error| ServiceError::invalid(error.body_text()))?;
     let shares = service.shares.clone();
     let opened = service.blocking(move || shares.workspace(&workspace, reader)).await?;
     let opened = opened.map_err(|refusal| ServiceError::refused(refusal, reader))?;

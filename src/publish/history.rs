@@ -1,0 +1,204 @@
+//! Earlier snapshots of what is shared: their lists, and their tree objects. Their content isn't kept: what the owner has changed
+//! since is nobody's but the guests' who fetched it.
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::Share;
+use crate::{
+    tree::{Kind, Page, Snapshot, decode},
+    types::{Digest, WorkspaceId},
+};
+
+/// So many of the newest are kept in any case …
+const NEWEST: usize = 8;
+
+/// … of those before them one for each minute (in milliseconds) …
+const APART: u64 = 60_000;
+
+/// … and so many in all.
+const MOST: usize = 64;
+
+/// The most that the database keeps in memory, in bytes.
+const MEMORY: usize = 8 << 20;
+
+/// The snapshots of each workspace, as JSON, oldest first.
+const LISTS: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("snapshots");
+
+/// The tree objects of each workspace's snapshots.
+const OBJECTS: TableDefinition<(&[u8; 16], &[u8; 32]), &[u8]> = TableDefinition::new("objects");
+
+/// Why earlier snapshots can't be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The database failed.
+    #[error("the history of snapshots: {0}")]
+    Database(#[from] redb::Error),
+    /// What it holds isn't what it should.
+    #[error("the history of snapshots is damaged: {0}")]
+    Damaged(#[from] serde_json::Error),
+}
+
+macro_rules! from_redb {
+    ($($error:ident),+) => {$(
+        impl From<redb::$error> for HistoryError {
+            fn from(error: redb::$error) -> Self {
+                Self::Database(error.into())
+            }
+        }
+    )+};
+}
+
+from_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError);
+
+type Result<T> = std::result::Result<T, HistoryError>;
+
+/// The earlier snapshots of all workspaces.
+pub struct History {
+    database: Database,
+    /// One snapshot is noted at a time.
+    noting: Mutex<()>,
+}
+
+impl History {
+    /// Opens the history in a node's state.
+    pub fn open(state: &Path) -> Result<Self> {
+        let database = Database::builder().set_cache_size(MEMORY).create(state.join("history.redb"))?;
+        let write = database.begin_write()?;
+        write.open_table(LISTS)?;
+        write.open_table(OBJECTS)?;
+        write.commit()?;
+        Ok(Self { database, noting: Mutex::default() })
+    }
+
+    /// The snapshots of a workspace that are kept, oldest first.
+    pub fn list(&self, workspace: &WorkspaceId) -> Result<Vec<Snapshot>> {
+        let lists = self.database.begin_read()?.open_table(LISTS)?;
+        let list = lists.get(workspace.as_bytes())?;
+        Ok(list.map(|list| serde_json::from_slice(list.value())).transpose()?.unwrap_or_default())
+    }
+
+    /// A tree object of a workspace's snapshots.
+    pub fn tree(&self, workspace: &WorkspaceId, digest: &Digest) -> Option<Bytes> {
+        let objects = self.database.begin_read().ok()?.open_table(OBJECTS).ok()?;
+        let object = objects.get((workspace.as_bytes(), digest.as_bytes())).ok()??;
+        Some(Bytes::copy_from_slice(object.value()))
+    }
+
+    /// Keeps the share's current snapshot, unless it's a listing still or kept already.
+    pub fn note(&self, share: &Share) -> Result<()> {
+        let _one = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (head, id) = (share.head(), share.id());
+        let before = self.list(&id)?;
+        if head.provisional || before.last().is_some_and(|last| last.root == head.root) {
+            return Ok(());
+        }
+        let mut list: Vec<_> = before.iter().copied().filter(|kept| kept.root != head.root).collect();
+        list.push(Snapshot {
+            root: head.root,
+            created: head.created,
+            mode: head.mode,
+            modified: (head.modified.seconds, head.modified.nanoseconds),
+            files: head.totals.files,
+            bytes: head.totals.bytes,
+        });
+        let list = thinned(&list);
+        let write = self.database.begin_write()?;
+        {
+            let mut objects = write.open_table(OBJECTS)?;
+            let mut new = vec![head.root];
+            while let Some(digest) = new.pop() {
+                if objects.get((id.as_bytes(), digest.as_bytes()))?.is_some() {
+                    continue;
+                }
+                // It has changed again meanwhile: the next one will be whole.
+                let Some(object) = share.tree(&digest) else { return Ok(()) };
+                objects.insert((id.as_bytes(), digest.as_bytes()), &object[..])?;
+                new.extend(children(&object));
+            }
+            if list.len() <= before.len() {
+                let mut used = HashSet::new();
+                let mut roots: Vec<Digest> = list.iter().map(|kept| kept.root).collect();
+                while let Some(digest) = roots.pop() {
+                    if used.insert(digest)
+                        && let Some(object) = objects.get((id.as_bytes(), digest.as_bytes()))?
+                    {
+                        roots.extend(children(object.value()));
+                    }
+                }
+                let whole = (id.as_bytes(), &[0; 32])..=(id.as_bytes(), &[255; 32]);
+                objects.retain_in(whole, |(_, digest), _| used.contains(&Digest::from_bytes(*digest)))?;
+            }
+            write.open_table(LISTS)?.insert(id.as_bytes(), &serde_json::to_vec(&list)?[..])?;
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// Forgets all of a workspace.
+    pub fn forget(&self, workspace: &WorkspaceId) -> Result<()> {
+        let write = self.database.begin_write()?;
+        write.open_table(LISTS)?.remove(workspace.as_bytes())?;
+        let whole = (workspace.as_bytes(), &[0; 32])..=(workspace.as_bytes(), &[255; 32]);
+        write.open_table(OBJECTS)?.retain_in(whole, |_, _| false)?;
+        write.commit()?;
+        Ok(())
+    }
+}
+
+/// Which snapshots stay, oldest first.
+fn thinned(list: &[Snapshot]) -> Vec<Snapshot> {
+    let mut kept: Vec<Snapshot> = Vec::new();
+    for snapshot in list.iter().rev() {
+        let is_apart = kept.last().is_none_or(|last| snapshot.created.saturating_add(APART) <= last.created);
+        if kept.len() < NEWEST || (is_apart && kept.len() < MOST) {
+            kept.push(*snapshot);
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+/// The objects that an object names.
+fn children(object: &[u8]) -> Vec<Digest> {
+    match decode(object) {
+        Ok(Page::Index(pages)) => pages.into_iter().map(|page| page.digest).collect(),
+        Ok(Page::Leaf(entries)) => entries
+            .into_iter()
+            .filter_map(|entry| match entry.kind {
+                Kind::Folder { tree, .. } => Some(tree),
+                Kind::File { .. } | Kind::Link(_) => None,
+            })
+            .collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_stay_and_of_the_others_one_a_minute() {
+        let at = |seconds: u64| Snapshot {
+            root: Digest::of(&seconds.to_le_bytes()),
+            created: seconds * 1000,
+            mode: 0,
+            modified: (0, 0),
+            files: 0,
+            bytes: 0,
+        };
+        let seconds = |list: &[Snapshot]| list.iter().map(|kept| kept.created / 1000).collect::<Vec<_>>();
+        let list: Vec<_> = (0..200).map(|second| at(second)).collect();
+        assert_eq!(seconds(&thinned(&list)), [12, 72, 132, 192, 193, 194, 195, 196, 197, 198, 199]);
+        let days: Vec<_> = (0..100).map(|day| at(day * 86_400)).collect();
+        assert_eq!(thinned(&days).len(), MOST);
+        assert_eq!(thinned(&thinned(&list)), thinned(&list));
+    }
+}
