@@ -205,6 +205,7 @@ fn local_view() -> View {
         mode: 0o755,
         modified: Timestamp { seconds: 42, nanoseconds: 7 },
         original: b"/home/ann/lab".to_vec(),
+        fixed: false,
     };
     let places = BTreeMap::from([("lab".parse().unwrap(), Place::Remote(mounted))]);
     let host = HostListing { state: HostState::Online, places };

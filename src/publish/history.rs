@@ -195,7 +195,7 @@ mod tests {
             bytes: 0,
         };
         let seconds = |list: &[Snapshot]| list.iter().map(|kept| kept.created / 1000).collect::<Vec<_>>();
-        let list: Vec<_> = (0..200).map(|second| at(second)).collect();
+        let list: Vec<_> = (0..200).map(at).collect();
         assert_eq!(seconds(&thinned(&list)), [12, 72, 132, 192, 193, 194, 195, 196, 197, 198, 199]);
         let days: Vec<_> = (0..100).map(|day| at(day * 86_400)).collect();
         assert_eq!(thinned(&days).len(), MOST);

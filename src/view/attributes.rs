@@ -1,5 +1,5 @@
 use super::{
-    Ino, View,
+    Ino, OWN_ATTRIBUTES, Result, View, ViewError,
     node::{Layered, Node, NodeKind, Remote},
 };
 use crate::{
@@ -65,6 +65,58 @@ const HOLES: u64 = 1 << 20;
 const FOLDER_SIZE: u64 = 4096;
 
 impl View {
+    /// The names of the extended attributes of `ino`.
+    pub fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        let node = self.node(ino)?;
+        let own = self.xattrs(&node).into_iter().map(|(name, _)| name.into());
+        Ok(own.chain(node.set_xattrs().into_keys()).collect())
+    }
+
+    /// The extended attribute `name` of `ino`.
+    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        // `ls -l` asks for other attributes of every file.
+        if !name.starts_with(OWN_ATTRIBUTES) {
+            return node.set_xattrs().remove(name).ok_or(ViewError::NoAttribute);
+        }
+        let found = self.xattrs(&node).into_iter().find(|(known, _)| known.as_bytes() == name);
+        let found = found.map(|(_, value)| value.into_bytes());
+        found.or_else(|| node.set_xattrs().remove(name)).ok_or(ViewError::NoAttribute)
+    }
+
+    fn xattrs(&self, node: &Node) -> Vec<(&'static str, String)> {
+        let listing = self.listing();
+        let (workspace, origin);
+        let (workspace, kind, state) = match &node.kind {
+            NodeKind::Remote(remote) => (&remote.workspace.id, Some(&remote.entry.kind), "remote"),
+            NodeKind::Layered(layered) => {
+                origin = layered.layer.origin(layered.number);
+                workspace = layered.workspace.id;
+                let state = if origin.is_some() { "changed" } else { "new" };
+                (&workspace, origin.as_ref().map(|origin| &origin.entry.kind), state)
+            }
+            _ => return Vec::new(),
+        };
+        let mut attributes = vec![("user.twinshare.state", state.to_owned())];
+        let shown = match &node.kind {
+            NodeKind::Remote(remote) if remote.workspace.fixed => remote.workspace.root,
+            _ => listing.mounted(workspace).and_then(|mounted| mounted.root),
+        };
+        if let Some(root) = shown {
+            attributes.push(("user.twinshare.snapshot", root.to_string()));
+        }
+        // Of something changed here it's what it was made of.
+        match kind {
+            Some(Kind::Folder { tree, .. }) => attributes.push(("user.twinshare.digest", tree.to_string())),
+            Some(Kind::File {
+                content: Content::Blob(digest) | Content::Sparse { blob: digest, .. },
+                ..
+            }) => attributes.push(("user.twinshare.digest", digest.to_string())),
+            _ => {}
+        }
+        attributes
+    }
+
     pub(super) fn attr(&self, ino: Ino, node: &Node) -> Attr {
         let plain = Attr {
             ino,

@@ -16,6 +16,7 @@ mod merge;
 mod node;
 mod refresh;
 mod scan;
+mod snapshots;
 
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,6 @@ pub use refresh::{Invalidation, LANES, NotTaken, Notice};
 
 use std::{
     collections::HashMap,
-    num::NonZeroUsize,
     path::PathBuf,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
@@ -40,30 +40,24 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt, poll, stream};
-use lru::LruCache;
 
 use crate::{
     blob::{Blob, WHOLE_MAX},
     fetch::{FileContent, Source, SourceError, Surroundings},
     layer::{LayerError, Layers, RecordKind},
     tree::{Content, Entry, Extent, Kind, Page},
-    types::{Digest, HostName, Name, NameError, WorkspaceId, WorkspaceName},
+    types::{Digest, Name, NameError, WorkspaceId},
 };
 use folder::{Folder, FolderCache};
 use node::{Node, NodeKind, Remote, Table};
 use scan::Scans;
+use snapshots::Snapshots;
 
 /// Extended attributes that begin so are the view's own.
 const OWN_ATTRIBUTES: &[u8] = b"user.twinshare.";
 
 /// The folder of the mount that links leaving their workspace are shown to point into.
 pub const OUTSIDE: &str = ".outside";
-
-/// So many digits of a snapshot's name must be given.
-const SNAPSHOT_DIGITS: usize = 8;
-
-/// Snapshots that are remembered.
-const SNAPSHOTS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// Files up to this many bytes are fetched along with a file of their folder …
 const SIBLING: u64 = 64 << 10;
@@ -200,8 +194,7 @@ pub struct View {
     table: Mutex<Table>,
     folders: FolderCache,
     scans: Scans,
-    /// Earlier snapshots that were looked at, by their names in the mount.
-    snapshots: Mutex<LruCache<Vec<u8>, Mounted>>,
+    snapshots: Snapshots,
     /// Held while a new listing is taken over: one at a time.
     refreshing: tokio::sync::Mutex<()>,
     invalidations: tokio::sync::mpsc::UnboundedSender<Invalidation>,
@@ -264,7 +257,7 @@ impl View {
             listing: RwLock::default(),
             folders: FolderCache::new(),
             scans: Scans::new(),
-            snapshots: Mutex::new(LruCache::new(SNAPSHOTS)),
+            snapshots: Snapshots::new(),
             refreshing: tokio::sync::Mutex::default(),
             invalidations,
             told: Mutex::default(),
@@ -325,43 +318,6 @@ impl View {
                 .find(|child| child.name() == name)
                 .ok_or(ViewError::NotFound),
         }
-    }
-
-    /// An earlier snapshot of a workspace: `name` is the workspace's, `@`, and the beginning of the snapshot's, which says
-    /// which one is meant.
-    async fn snapshot(&self, host: &HostName, name: &[u8]) -> Result<NodeKind> {
-        let (workspace, wanted) = str::from_utf8(name)
-            .ok()
-            .and_then(|text| text.rsplit_once('@'))
-            .and_then(|(workspace, wanted)| Some((workspace.parse::<WorkspaceName>().ok()?, wanted)))
-            .filter(|(_, wanted)| wanted.len() >= SNAPSHOT_DIGITS)
-            .ok_or(ViewError::NotFound)?;
-        let listing = self.listing();
-        let place = listing.hosts.get(host).and_then(|host| host.places.get(&workspace));
-        let Some(Place::Remote(mounted)) = place else { return Err(ViewError::NotFound) };
-        let known = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let mounted = match known {
-            Some(known) if known.id == mounted.id => known,
-            _ => {
-                let all = self.source.snapshots(&mounted.id).await?;
-                let mut found = all.iter().filter(|snapshot| snapshot.root.to_string().starts_with(wanted));
-                let (Some(snapshot), None) = (found.next(), found.next()) else {
-                    return Err(ViewError::NotFound);
-                };
-                let mounted = Mounted {
-                    root: Some(snapshot.root),
-                    totals: snapshot.totals(),
-                    mode: snapshot.mode,
-                    modified: snapshot.modified(),
-                    fixed: true,
-                    ..mounted.clone()
-                };
-                let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
-                snapshots.put(name.to_vec(), mounted.clone());
-                mounted
-            }
-        };
-        Ok(NodeKind::Remote(Remote::snapshot(Name::new(name)?, &mounted)))
     }
 
     /// Takes back `count` look-ups of `ino`; a node without any is dropped.
@@ -587,58 +543,6 @@ impl View {
             bytes[(from - offset) as usize..(to - offset) as usize].copy_from_slice(&piece);
         }
         Ok(bytes.freeze())
-    }
-
-    /// The names of the extended attributes of `ino`.
-    pub fn listxattr(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        let node = self.node(ino)?;
-        let own = self.xattrs(&node).into_iter().map(|(name, _)| name.into());
-        Ok(own.chain(node.set_xattrs().into_keys()).collect())
-    }
-
-    /// The extended attribute `name` of `ino`.
-    pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        let node = self.node(ino)?;
-        // `ls -l` asks for other attributes of every file.
-        if !name.starts_with(OWN_ATTRIBUTES) {
-            return node.set_xattrs().remove(name).ok_or(ViewError::NoAttribute);
-        }
-        let found = self.xattrs(&node).into_iter().find(|(known, _)| known.as_bytes() == name);
-        let found = found.map(|(_, value)| value.into_bytes());
-        found.or_else(|| node.set_xattrs().remove(name)).ok_or(ViewError::NoAttribute)
-    }
-
-    fn xattrs(&self, node: &Node) -> Vec<(&'static str, String)> {
-        let listing = self.listing();
-        let (workspace, origin);
-        let (workspace, kind, state) = match &node.kind {
-            NodeKind::Remote(remote) => (&remote.workspace.id, Some(&remote.entry.kind), "remote"),
-            NodeKind::Layered(layered) => {
-                origin = layered.layer.origin(layered.number);
-                workspace = layered.workspace.id;
-                let state = if origin.is_some() { "changed" } else { "new" };
-                (&workspace, origin.as_ref().map(|origin| &origin.entry.kind), state)
-            }
-            _ => return Vec::new(),
-        };
-        let mut attributes = vec![("user.twinshare.state", state.to_owned())];
-        let shown = match &node.kind {
-            NodeKind::Remote(remote) if remote.workspace.fixed => remote.workspace.root,
-            _ => listing.mounted(workspace).and_then(|mounted| mounted.root),
-        };
-        if let Some(root) = shown {
-            attributes.push(("user.twinshare.snapshot", root.to_string()));
-        }
-        // Of something changed here it's what it was made of.
-        match kind {
-            Some(Kind::Folder { tree, .. }) => attributes.push(("user.twinshare.digest", tree.to_string())),
-            Some(Kind::File {
-                content: Content::Blob(digest) | Content::Sparse { blob: digest, .. },
-                ..
-            }) => attributes.push(("user.twinshare.digest", digest.to_string())),
-            _ => {}
-        }
-        attributes
     }
 
     /// Sums over all that the view shows.
