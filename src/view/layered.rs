@@ -39,12 +39,12 @@ impl Layered {
         Self::new(&self.workspace, &self.layer, number, name)
     }
 
-    /// Some children behind a position, and whether there may be more.
+    /// Some children behind a position, maybe none; and up to where these are all, unless that's the end.
     pub(super) fn children(
         &self,
         lower: Option<&(Remote, Arc<Folder>)>,
         behind: Cookie,
-    ) -> (Vec<(Cookie, NodeKind)>, bool) {
+    ) -> (Vec<(Cookie, NodeKind)>, Option<Cookie>) {
         let slots = self.layer.slots(self.number, behind.0, TOGETHER);
         let below: Vec<_> =
             lower.iter().flat_map(|(_, folder)| folder.after(behind)).take(TOGETHER).collect();
@@ -67,7 +67,8 @@ impl Layered {
                 None => children.remove(&key),
             };
         }
-        (children.into_iter().map(|((cookie, _), kind)| (cookie, kind)).collect(), end < u64::MAX)
+        let children = children.into_iter().map(|((cookie, _), kind)| (cookie, kind)).collect();
+        (children, (end < u64::MAX).then_some(Cookie(end)))
     }
 }
 
@@ -137,13 +138,12 @@ impl View {
                 let lower = self.lower(layered).await?;
                 let mut behind = Cookie::START;
                 loop {
-                    let slots = layered.layer.slots(layered.number, behind.0, TOGETHER);
-                    let (children, more) = layered.children(lower.as_ref(), behind);
-                    if !children.is_empty() || !more {
-                        return Ok(children.is_empty());
+                    match layered.children(lower.as_ref(), behind) {
+                        (children, _) if !children.is_empty() => return Ok(false),
+                        (_, None) => return Ok(true),
+                        // All of these are hidden.
+                        (_, Some(end)) => behind = end,
                     }
-                    // All of these are hidden.
-                    behind = slots.last().map_or(behind, |(position, ..)| Cookie(*position));
                 }
             }
             _ => Err(ViewError::NotFolder),

@@ -361,18 +361,18 @@ impl View {
         loop {
             let (node, generation) = self.node_now(ino)?;
             let parent = Listed { ino, node: &node, generation, look_up };
-            let (listed, more) = match &node.kind {
+            let (listed, end) = match &node.kind {
                 NodeKind::Remote(remote) => {
                     let folder = self.remote_folder(&node, remote).await?;
                     let children = folder
                         .after(cookie)
                         .map(|(next, entry)| (next, NodeKind::Remote(remote.child(entry))));
-                    (self.list(&parent, children, &mut cookie, &mut add), false)
+                    (self.list(&parent, children, &mut cookie, &mut add), None)
                 }
                 NodeKind::Layered(layered) => {
                     let lower = self.lower(layered).await?;
-                    let (children, more) = layered.children(lower.as_ref(), cookie);
-                    (self.list(&parent, children.into_iter(), &mut cookie, &mut add), more)
+                    let (children, end) = layered.children(lower.as_ref(), cookie);
+                    (self.list(&parent, children.into_iter(), &mut cookie, &mut add), end)
                 }
                 kind => {
                     let mut children: Vec<_> = self
@@ -384,13 +384,16 @@ impl View {
                         .filter(|(next, _)| *next > cookie)
                         .collect();
                     children.sort_by_key(|(next, _)| *next);
-                    (self.list(&parent, children.into_iter(), &mut cookie, &mut add), false)
+                    (self.list(&parent, children.into_iter(), &mut cookie, &mut add), None)
                 }
             };
             match listed {
                 Step::Full => return Ok(()),
-                Step::Through if !more => return Ok(()),
-                Step::Through | Step::Changed => {}
+                Step::Through => match end {
+                    Some(end) => cookie = end,
+                    None => return Ok(()),
+                },
+                Step::Changed => {}
             }
         }
     }

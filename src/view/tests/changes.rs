@@ -263,6 +263,26 @@ fn large_folders_are_listed_whole_and_once() {
     assert_eq!(written.remove("", "d", true).unwrap_err(), ViewError::NotFound);
 }
 
+/// More of the owner's names are hidden than are looked at together: there's an end all the same.
+#[test]
+fn a_folder_whose_names_are_all_hidden_is_listed_as_empty_and_can_go() {
+    let mut written = Written::new();
+    let memory = written.bench.memory.clone();
+    let entries: Vec<_> =
+        (1000..1600).map(|number| memory.file(&format!("n{number}"), number, "x")).collect();
+    let full = memory.folder("full", &entries);
+    written.bench.show(&[full]);
+    for number in 1000..1600 {
+        written.remove("full", &format!("n{number}"), false).unwrap();
+    }
+    assert_eq!(written.names("full"), Vec::<String>::new());
+    written.put("full", "one", "left");
+    assert_eq!(written.names("full"), ["one"]);
+    assert_eq!(written.remove("", "full", true), Err(ViewError::NotEmpty));
+    written.remove("full", "one", false).unwrap();
+    written.remove("", "full", true).unwrap();
+}
+
 // --- Random operations -------------------------------------------------------------------------------------------
 
 /// A tree in memory: what a file system should be.
