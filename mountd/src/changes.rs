@@ -15,7 +15,7 @@ use twinshare::{
     view::{Conflict, ConflictKind, Difference, DifferenceKind, Mounted, Pushed, View, ViewError},
 };
 
-use crate::{neighbours::mounted_id, node::Node};
+use crate::{control, neighbours::mounted_id, node::Node};
 
 /// How long the owner's new snapshot may take to come here after a push.
 const SETTLING: Duration = Duration::from_secs(10);
@@ -28,9 +28,7 @@ const TEXT_MAX: u32 = 1 << 20;
 
 /// The path as people write it.
 fn raw(path: &[Name]) -> RawText {
-    use std::os::unix::ffi::OsStringExt;
-    let bytes = path.iter().map(Name::as_bytes).collect::<Vec<_>>().join(&b'/');
-    RawText::from(std::ffi::OsString::from_vec(bytes))
+    control::raw(Name::join(path))
 }
 
 fn failed(error: ViewError) -> Problem {

@@ -411,7 +411,7 @@ fn names(path: &FilePath) -> Vec<&[u8]> {
     place.into_iter().chain(path.path.iter().map(|name| name.as_bytes())).collect()
 }
 
-fn raw(bytes: Vec<u8>) -> RawText {
+pub(crate) fn raw(bytes: Vec<u8>) -> RawText {
     use std::os::unix::ffi::OsStringExt;
     RawText::from(std::ffi::OsString::from_vec(bytes))
 }

@@ -100,8 +100,7 @@ impl Journal {
         bytes.truncate(length);
         let begun = bytes.starts_with(MAGIC);
         if !begun && bytes.iter().any(|byte| *byte != 0) && !MAGIC.starts_with(&bytes) {
-            let why = "its journal begins like none of this version".into();
-            return Err(LayerError::Damaged { folder: "journal".into(), why });
+            return Err(LayerError::Damaged("its journal begins like none of this version"));
         }
         let entries = || Reader { bytes: &bytes, position: if begun { MAGIC.len() } else { bytes.len() } };
         let start = MAGIC.len() as u64;

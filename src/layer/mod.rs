@@ -15,10 +15,10 @@ mod simulated;
 mod tests;
 
 pub use disk::{DataFile, Disk, FileName, RealDisk};
-pub use record::{Change, Content, Meta, Origin, Record, RecordKind, Slot, Stat, StatKind};
+pub use record::{Change, Content, FileKind, Meta, Origin, Record, RecordKind, Slot, Stat};
 pub use store::{DiskSpace, Layer, Layers, Read, Seek};
 
-use std::{io, path::PathBuf};
+use std::io;
 
 /// Why a layer can't do something.
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +27,8 @@ pub enum LayerError {
     #[error("the layer's disk: {0}")]
     Io(#[from] io::Error),
     /// What lies on the disk isn't a layer that this version can read.
-    #[error("the layer in {} can't be read: {why}", .folder.display())]
-    Damaged {
-        /// Where it lies.
-        folder: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    #[error("the layer can't be read: {0}")]
+    Damaged(&'static str),
     /// There is no such node in the layer.
     #[error("the layer has no node {0}")]
     Unknown(u64),

@@ -120,14 +120,14 @@ pub struct Stat {
     /// Everything but the size.
     pub meta: Meta,
     /// Its kind.
-    pub kind: StatKind,
+    pub kind: FileKind,
     /// Its length in bytes; a link's is that of its target.
     pub size: u64,
 }
 
-/// The kind of a node.
+/// What kind of file something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StatKind {
+pub enum FileKind {
     /// A folder.
     Folder,
     /// A regular file.
@@ -138,7 +138,7 @@ pub enum StatKind {
     Fifo,
     /// A socket.
     Socket,
-    /// A character device and its number.
+    /// A character device and its number; the mount lets nobody open it.
     Character(u32),
     /// A block device and its number.
     Block(u32),
@@ -176,6 +176,13 @@ pub enum Change {
     Resized(#[n(0)] u64, #[n(1)] u64, #[n(2)] Timestamp),
 }
 
+impl Content {
+    /// That of a file of the owner's with `size` bytes, nothing of which was changed.
+    pub fn unchanged(size: u64) -> Self {
+        Self { size, shows: size, ..Self::default() }
+    }
+}
+
 impl Record {
     /// What `stat` tells.
     pub fn stat(&self) -> Stat {
@@ -189,15 +196,15 @@ impl Record {
     }
 
     /// Its kind.
-    pub fn kind(&self) -> StatKind {
+    pub fn kind(&self) -> FileKind {
         match self.kind {
-            RecordKind::Folder => StatKind::Folder,
-            RecordKind::File(_) => StatKind::File,
-            RecordKind::Link(_) => StatKind::Link,
-            RecordKind::Fifo => StatKind::Fifo,
-            RecordKind::Socket => StatKind::Socket,
-            RecordKind::Character(device) => StatKind::Character(device),
-            RecordKind::Block(device) => StatKind::Block(device),
+            RecordKind::Folder => FileKind::Folder,
+            RecordKind::File(_) => FileKind::File,
+            RecordKind::Link(_) => FileKind::Link,
+            RecordKind::Fifo => FileKind::Fifo,
+            RecordKind::Socket => FileKind::Socket,
+            RecordKind::Character(device) => FileKind::Character(device),
+            RecordKind::Block(device) => FileKind::Block(device),
         }
     }
 }

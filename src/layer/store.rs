@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Change, Content, DataFile, Disk, FileName, LayerError, Origin, RealDisk, Record, RecordKind, Slot, Stat,
-    StatKind, journal::Journal, state::State,
+    Change, Content, DataFile, Disk, FileKind, FileName, LayerError, Origin, RealDisk, Record, RecordKind,
+    Slot, Stat, journal::Journal, state::State,
 };
 use crate::types::{Name, Timestamp, WorkspaceId};
 
@@ -116,19 +116,9 @@ impl Layer {
         Ok(())
     }
 
-    /// Whether it has anything to say.
-    pub fn is_empty(&self) -> bool {
-        self.inner().state.numbers().next().is_none()
-    }
-
     /// All that it holds of a node.
     pub fn record(&self, number: u64) -> Option<Record> {
         self.inner().state.record(number).cloned()
-    }
-
-    /// Whether it holds a node.
-    pub fn holds(&self, number: u64) -> bool {
-        self.inner().state.record(number).is_some()
     }
 
     /// What `stat` tells of a node.
@@ -137,13 +127,18 @@ impl Layer {
     }
 
     /// What kind of node it holds under a number.
-    pub fn kind(&self, number: u64) -> Option<StatKind> {
+    pub fn kind(&self, number: u64) -> Option<FileKind> {
         self.inner().state.record(number).map(Record::kind)
     }
 
     /// What a node was made of.
     pub fn origin(&self, number: u64) -> Option<Origin> {
         self.inner().state.record(number)?.origin.clone()
+    }
+
+    /// Where the owner has (or had) what a node was made of.
+    pub fn origin_path(&self, number: u64) -> Option<Vec<Name>> {
+        Some(self.inner().state.record(number)?.origin.as_ref()?.path.clone())
     }
 
     /// A folder and the name in it that a node stands under; none for the workspace's root, and for what was removed.

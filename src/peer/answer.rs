@@ -11,11 +11,7 @@ use super::{
     service::{ServeError, ServedWorkspace},
     wire::{ANSWER_BUDGET, PieceRequest, SUBTREE_BUDGET},
 };
-use crate::{
-    blob::Blob,
-    tree::{self, FormatError, Page},
-    types::Digest,
-};
+use crate::{blob::Blob, tree::children, types::Digest};
 
 /// Frames are handed over in portions of about this many bytes, so that neither a thread nor a packet is spent on each.
 const PORTION: usize = 64 << 10;
@@ -207,20 +203,6 @@ pub(super) fn make_ready(
             packed::cost(&piece)
         }
         Err(_) => 0,
-    })
-}
-
-/// The objects that a tree object names.
-pub(super) fn children(object: &[u8]) -> Result<Vec<Digest>, FormatError> {
-    Ok(match tree::decode(object)? {
-        Page::Index(pages) => pages.into_iter().map(|page| page.digest).collect(),
-        Page::Leaf(entries) => entries
-            .into_iter()
-            .filter_map(|entry| match entry.kind {
-                tree::Kind::Folder { tree, .. } => Some(tree),
-                tree::Kind::File { .. } | tree::Kind::Link(_) => None,
-            })
-            .collect(),
     })
 }
 

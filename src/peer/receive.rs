@@ -8,7 +8,6 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    answer::children,
     client::PeerError,
     frame::{self, FrameError, Header, Kind, slice_limit},
     line::Stream,
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::{
     blob::{Blob, Outline, VerifiedBlob, VerifiedSlice},
-    tree::MAX_OBJECT,
+    tree::{MAX_OBJECT, children},
     types::{Digest, NodeId},
 };
 

@@ -175,7 +175,7 @@ enum PathForm {
 }
 
 fn write_path<S: Serializer>(path: &[Name], serializer: S) -> Result<S::Ok, S::Error> {
-    let joined = path.iter().map(Name::as_bytes).collect::<Vec<_>>().join(&b'/');
+    let joined = Name::join(path);
     let form = match String::from_utf8(joined) {
         Ok(text) => PathForm::Text(text),
         Err(error) => PathForm::Hexadecimal { hex: hex::encode(error.as_bytes()) },

@@ -2,17 +2,19 @@
 //! since is nobody's but the guests' who fetched it.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::Path,
     sync::{Mutex, PoisonError},
 };
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction,
+};
 
 use super::Share;
 use crate::{
-    tree::{Kind, Page, Snapshot, decode},
+    tree::{Snapshot, children},
     types::{Digest, WorkspaceId},
 };
 
@@ -24,6 +26,9 @@ const APART: u64 = 60_000;
 
 /// … and so many in all.
 const MOST: usize = 64;
+
+/// What only left snapshots had goes when so many have left, since finding it means looking at all others.
+const LEFT: usize = 16;
 
 /// The most that the database keeps in memory, in bytes.
 const MEMORY: usize = 8 << 20;
@@ -62,19 +67,38 @@ type Result<T> = std::result::Result<T, HistoryError>;
 /// The earlier snapshots of all workspaces.
 pub struct History {
     database: Database,
-    /// One snapshot is noted at a time.
-    noting: Mutex<()>,
+    /// How many snapshots of each workspace have left since what only they had was removed. Held while one is noted: one
+    /// at a time.
+    left: Mutex<HashMap<WorkspaceId, usize>>,
 }
 
 impl History {
     /// Opens the history in a node's state.
     pub fn open(state: &Path) -> Result<Self> {
-        let database = Database::builder().set_cache_size(MEMORY).create(state.join("history.redb"))?;
-        let write = database.begin_write()?;
+        let path = state.join("history.redb");
+        let open = || Database::builder().set_cache_size(MEMORY).create(&path);
+        let database = match open() {
+            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(DatabaseError::DatabaseAlreadyOpen.into()),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "the history of snapshots is damaged: it begins anew");
+                std::fs::remove_file(&path).map_err(StorageError::Io)?;
+                open()?
+            }
+            Ok(database) => database,
+        };
+        let history = Self { database, left: Mutex::default() };
+        let write = history.begin_write()?;
         write.open_table(LISTS)?;
         write.open_table(OBJECTS)?;
         write.commit()?;
-        Ok(Self { database, noting: Mutex::default() })
+        Ok(history)
+    }
+
+    fn begin_write(&self) -> Result<WriteTransaction> {
+        let mut write = self.database.begin_write()?;
+        // Else opening it after a kill means walking through all of it.
+        write.set_quick_repair(true);
+        Ok(write)
     }
 
     /// The snapshots of a workspace that are kept, oldest first.
@@ -93,7 +117,7 @@ impl History {
 
     /// Keeps the share's current snapshot, unless it's a listing still or kept already.
     pub fn note(&self, share: &Share) -> Result<()> {
-        let _one = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let (head, id) = (share.head(), share.id());
         let before = self.list(&id)?;
         if head.provisional || before.last().is_some_and(|last| last.root == head.root) {
@@ -108,8 +132,11 @@ impl History {
             files: head.totals.files,
             bytes: head.totals.bytes,
         });
+        let all = list.len();
         let list = thinned(&list);
-        let write = self.database.begin_write()?;
+        let left = left.entry(id).or_default();
+        *left += all - list.len();
+        let write = self.begin_write()?;
         {
             let mut objects = write.open_table(OBJECTS)?;
             let mut new = vec![head.root];
@@ -120,20 +147,21 @@ impl History {
                 // It has changed again meanwhile: the next one will be whole.
                 let Some(object) = share.tree(&digest) else { return Ok(()) };
                 objects.insert((id.as_bytes(), digest.as_bytes()), &object[..])?;
-                new.extend(children(&object));
+                new.extend(children(&object).unwrap_or_default());
             }
-            if list.len() <= before.len() {
+            if *left >= LEFT {
                 let mut used = HashSet::new();
                 let mut roots: Vec<Digest> = list.iter().map(|kept| kept.root).collect();
                 while let Some(digest) = roots.pop() {
                     if used.insert(digest)
                         && let Some(object) = objects.get((id.as_bytes(), digest.as_bytes()))?
                     {
-                        roots.extend(children(object.value()));
+                        roots.extend(children(object.value()).unwrap_or_default());
                     }
                 }
                 let whole = (id.as_bytes(), &[0; 32])..=(id.as_bytes(), &[255; 32]);
                 objects.retain_in(whole, |(_, digest), _| used.contains(&Digest::from_bytes(*digest)))?;
+                *left = 0;
             }
             write.open_table(LISTS)?.insert(id.as_bytes(), &serde_json::to_vec(&list)?[..])?;
         }
@@ -143,7 +171,7 @@ impl History {
 
     /// Forgets all of a workspace.
     pub fn forget(&self, workspace: &WorkspaceId) -> Result<()> {
-        let write = self.database.begin_write()?;
+        let write = self.begin_write()?;
         write.open_table(LISTS)?.remove(workspace.as_bytes())?;
         let whole = (workspace.as_bytes(), &[0; 32])..=(workspace.as_bytes(), &[255; 32]);
         write.open_table(OBJECTS)?.retain_in(whole, |_, _| false)?;
@@ -165,24 +193,18 @@ fn thinned(list: &[Snapshot]) -> Vec<Snapshot> {
     kept
 }
 
-/// The objects that an object names.
-fn children(object: &[u8]) -> Vec<Digest> {
-    match decode(object) {
-        Ok(Page::Index(pages)) => pages.into_iter().map(|page| page.digest).collect(),
-        Ok(Page::Leaf(entries)) => entries
-            .into_iter()
-            .filter_map(|entry| match entry.kind {
-                Kind::Folder { tree, .. } => Some(tree),
-                Kind::File { .. } | Kind::Link(_) => None,
-            })
-            .collect(),
-        Err(_) => Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_damaged_history_begins_anew() {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::write(state.path().join("history.redb"), [7; 5000]).unwrap();
+        let history = History::open(state.path()).unwrap();
+        assert!(matches!(History::open(state.path()), Err(HistoryError::Database(_))), "it's in use");
+        assert_eq!(history.list(&WorkspaceId::from_bytes([1; 16])).unwrap(), []);
+    }
 
     #[test]
     fn the_newest_stay_and_of_the_others_one_a_minute() {

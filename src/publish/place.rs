@@ -152,12 +152,6 @@ pub(super) fn means_changed(error: &io::Error) -> bool {
             Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::STALE)
         )
 }
-
-/// The path as text: its names with `/` between them.
-pub(super) fn join(path: &[Name]) -> Vec<u8> {
-    path.iter().map(Name::as_bytes).collect::<Vec<_>>().join(&b'/')
-}
-
 /// The names of `path` below `root`, if it is below it.
 pub(super) fn below(root: &Path, path: &Path) -> Option<Vec<Name>> {
     let rest = path.strip_prefix(root).ok()?;
@@ -197,6 +191,6 @@ mod tests {
     fn paths_below() {
         assert_eq!(below(Path::new("/a"), Path::new("/a/b/c")), Some(names("b/c")));
         assert_eq!(below(Path::new("/a"), Path::new("/ab")), None);
-        assert_eq!(join(&names("b/c")), b"b/c");
+        assert_eq!(Name::join(&names("b/c")), b"b/c");
     }
 }

@@ -11,7 +11,7 @@ use super::{
     cache::Known,
     item::{Item, ItemKind, Stat, State},
     model::{FolderId, Model, Scanned},
-    place::{Root, Status, join, means_changed, open_file, status_at, status_of},
+    place::{Root, Status, means_changed, open_file, status_at, status_of},
     rules::{IGNORE_FILE, Reason, Rules, Verdict, has_private_key},
     take::INCOMING,
     watch::Watch,
@@ -71,7 +71,7 @@ impl Scanner<'_> {
         let deep = place.deep || previous.is_some_and(|previous| previous.ignore_token != ignore_token);
 
         let mut path = place.path.to_vec();
-        let prefix = match join(&path) {
+        let prefix = match Name::join(&path) {
             text if text.is_empty() => text,
             mut text => {
                 text.push(b'/');

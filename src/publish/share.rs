@@ -16,7 +16,7 @@ use super::{
     item::ItemKind,
     model::Model,
     objects::Objects,
-    place::{Root, join},
+    place::Root,
     publisher::Message,
     rules::Reason,
     shares::{Engine, PublishError},
@@ -166,7 +166,7 @@ impl Share {
             *left_out.counts.entry(reason).or_default() += 1;
             let mut path = model.path(folder);
             path.push(name.clone());
-            paths.insert((join(&path), reason));
+            paths.insert((Name::join(&path), reason));
             if paths.len() > LEFT_OUT_LISTED {
                 paths.pop_last();
             }

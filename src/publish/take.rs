@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 
 use super::{
     Share,
-    place::{join, open_file, status_at},
+    place::{open_file, status_at},
 };
 use crate::{
     tree::{Base, Edit, Entry, Kind, NewFile, Page, Step, decode},
@@ -319,5 +319,5 @@ fn staged(kind: char, index: usize) -> String {
 }
 
 fn shown(path: &[Name]) -> String {
-    String::from_utf8_lossy(&join(path)).into_owned()
+    String::from_utf8_lossy(&Name::join(path)).into_owned()
 }

@@ -3,11 +3,11 @@ use std::collections::HashMap;
 use super::{
     item::{Item, ItemKind, Stat, State},
     model::{Folder, FolderId, Model},
-    place::{Inode, join, number},
+    place::{Inode, number},
 };
 use crate::{
     tree::{Attributes, Entry, HardLink, Kind, Totals, TreeSink, write_folder},
-    types::Digest,
+    types::{Digest, Name},
 };
 
 /// The objects of folders that are written, and what is below them.
@@ -106,7 +106,7 @@ impl Model {
             let first = self.folders.get(&id)?.items.iter().find(|item| item.link() == Some(inode))?;
             let mut path = self.path(id);
             path.push(first.name.clone());
-            Some(join(&path))
+            Some(Name::join(&path))
         });
         first.min().map(|path| HardLink { group: number(&blake3::hash(&path)), count })
     }

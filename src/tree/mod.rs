@@ -27,6 +27,20 @@ pub trait TreeSink {
     fn put_tree(&self, digest: Digest, object: &[u8]) -> Result<(), Self::Error>;
 }
 
+/// The objects that a tree object names: a big folder's pages, or its subfolders.
+pub fn children(object: &[u8]) -> Result<Vec<Digest>, FormatError> {
+    Ok(match decode(object)? {
+        Page::Index(pages) => pages.into_iter().map(|page| page.digest).collect(),
+        Page::Leaf(entries) => entries
+            .into_iter()
+            .filter_map(|entry| match entry.kind {
+                Kind::Folder { tree, .. } => Some(tree),
+                Kind::File { .. } | Kind::Link(_) => None,
+            })
+            .collect(),
+    })
+}
+
 /// Encodes a whole folder, puts its objects into `sink` and gives the digest of the folder.
 ///
 /// `entries` must be sorted by name, without duplicates.

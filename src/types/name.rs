@@ -33,7 +33,13 @@ impl Name {
     /// Checks `bytes` and takes them as a name.
     pub fn new(bytes: impl Into<Box<[u8]>>) -> Result<Self, NameError> {
         let bytes = bytes.into();
-        match &*bytes {
+        Self::check(&bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// Whether bytes can be a name.
+    pub fn check(bytes: &[u8]) -> Result<(), NameError> {
+        match bytes {
             b"" => return Err(NameError::Empty),
             b"." | b".." => return Err(NameError::Dots),
             _ => {}
@@ -43,13 +49,18 @@ impl Name {
         }
         match bytes.iter().find(|&&byte| byte == b'/' || byte == 0) {
             Some(&byte) => Err(NameError::Forbidden(byte.into())),
-            None => Ok(Self(bytes)),
+            None => Ok(()),
         }
     }
 
     /// The bytes of the name.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Names with slashes between them.
+    pub fn join(path: &[Self]) -> Vec<u8> {
+        path.iter().map(Self::as_bytes).collect::<Vec<_>>().join(&b'/')
     }
 
     /// The name that no other comes before.

@@ -3,29 +3,10 @@ use super::{
     node::{Layered, Node, NodeKind, Remote},
 };
 use crate::{
-    layer::{Stat, StatKind},
+    layer::{FileKind, Stat},
     tree::{Content, Entry, Kind, Owner},
     types::Timestamp,
 };
-
-/// What kind of file an inode is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileKind {
-    /// A folder.
-    Folder,
-    /// A regular file.
-    File,
-    /// A symbolic link.
-    Link,
-    /// A named pipe.
-    Fifo,
-    /// A socket.
-    Socket,
-    /// A character device and its number; the mount lets nobody open it.
-    Character(u32),
-    /// A block device and its number.
-    Block(u32),
-}
 
 /// What `stat` tells of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,21 +148,17 @@ impl View {
             changed: meta.changed,
             ..plain
         };
+        let attr = Attr { kind, ..attr };
         match kind {
-            StatKind::Folder => attr,
-            StatKind::File => {
-                let allocated =
-                    if size < HOLES { size } else { layered.layer.allocated(layered.number).unwrap_or(size) };
-                Attr { kind: FileKind::File, allocated, ..attr }
+            FileKind::File if size < HOLES => Attr { allocated: size, ..attr },
+            FileKind::File => {
+                Attr { allocated: layered.layer.allocated(layered.number).unwrap_or(size), ..attr }
             }
-            StatKind::Link => {
+            FileKind::Link => {
                 let size = self.shown_target(node).map_or(size, |target| target.len() as u64);
-                Attr { kind: FileKind::Link, size, ..attr }
+                Attr { size, ..attr }
             }
-            StatKind::Fifo => Attr { kind: FileKind::Fifo, ..attr },
-            StatKind::Socket => Attr { kind: FileKind::Socket, ..attr },
-            StatKind::Character(device) => Attr { kind: FileKind::Character(device), ..attr },
-            StatKind::Block(device) => Attr { kind: FileKind::Block(device), ..attr },
+            _ => attr,
         }
     }
 

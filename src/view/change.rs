@@ -11,10 +11,11 @@ use std::{
 
 use super::{
     Attr, Ino, OWN_ATTRIBUTES, Result, View, ViewError,
+    layered::At,
     node::{Layered, Node, NodeKind, Remote, Table},
 };
 use crate::{
-    layer::{Change, Content, Layer, Meta, Origin, Record, RecordKind, Seek, StatKind},
+    layer::{Change, Content, FileKind, Layer, Meta, Origin, Record, RecordKind, Seek},
     tree::{self, Kind},
     types::{Name, Timestamp},
 };
@@ -125,15 +126,21 @@ impl<'a> Edit<'a> {
         Ok(Self { view, table, workspace, layer, now: now(), puts, metas, names, drops, raised })
     }
 
-    fn record(&self, number: u64) -> Option<Record> {
-        self.puts.get(&number).cloned().or_else(|| self.layer.record(number))
+    /// Where the owner has (or had) a name of a folder of the layer.
+    fn child_path(&self, folder: u64, name: &Name) -> Vec<Name> {
+        let above = match self.puts.get(&folder) {
+            Some(record) => record.origin.as_ref().map(|origin| origin.path.clone()),
+            None => self.layer.origin_path(folder),
+        };
+        let mut path = above.unwrap_or_default();
+        path.push(name.clone());
+        path
     }
 
-    /// Where the owner has (or had) a folder of the layer; none if it was made here.
-    fn origin_path(&self, number: u64) -> Option<Vec<Name>> {
+    fn is_folder(&self, number: u64) -> bool {
         match self.puts.get(&number) {
-            Some(record) => record.origin.as_ref().map(|origin| origin.path.clone()),
-            None => self.layer.origin(number).map(|origin| origin.path),
+            Some(record) => record.kind == RecordKind::Folder,
+            None => self.layer.kind(number) == Some(FileKind::Folder),
         }
     }
 
@@ -144,13 +151,18 @@ impl<'a> Edit<'a> {
         Ok(ino.0)
     }
 
+    /// The owner's version that a node of this workspace is; none if it's the layer's already.
+    fn unraised<'n>(&self, node: &'n Node) -> Result<Option<&'n Remote>> {
+        match &node.kind {
+            NodeKind::Layered(layered) if layered.workspace.id == self.workspace.id => Ok(None),
+            NodeKind::Remote(remote) if remote.workspace.id == self.workspace.id => Ok(Some(remote)),
+            NodeKind::Layered(_) | NodeKind::Remote(_) => Err(ViewError::Elsewhere),
+            _ => Err(ViewError::ReadOnly),
+        }
+    }
+
     fn raise_node(&mut self, ino: Ino, node: &Node) -> Result<()> {
-        let remote = match &node.kind {
-            NodeKind::Layered(layered) if layered.workspace.id == self.workspace.id => return Ok(()),
-            NodeKind::Remote(remote) if remote.workspace.id == self.workspace.id => remote,
-            NodeKind::Layered(_) | NodeKind::Remote(_) => return Err(ViewError::Elsewhere),
-            _ => return Err(ViewError::ReadOnly),
-        };
+        let Some(remote) = self.unraised(node)? else { return Ok(()) };
         if self.puts.contains_key(&ino.0) {
             return Ok(());
         }
@@ -174,41 +186,34 @@ impl<'a> Edit<'a> {
     /// Makes sure that the layer holds what a name stands for, without saying that it does; gives its number.
     fn raise_child(&mut self, parent: u64, kind: NodeKind) -> Result<u64> {
         let (ino, node) = self.table.preview(Ino(parent), kind);
-        match &node.kind {
-            NodeKind::Layered(layered) if layered.workspace.id != self.workspace.id => {
-                Err(ViewError::Elsewhere)
-            }
-            NodeKind::Remote(remote) if remote.workspace.id != self.workspace.id => Err(ViewError::Elsewhere),
-            NodeKind::Remote(remote) => {
-                if !self.puts.contains_key(&ino.0) {
-                    self.put_child(parent, ino, remote);
-                }
-                Ok(ino.0)
-            }
-            NodeKind::Layered(_) => Ok(ino.0),
-            _ => Err(ViewError::ReadOnly),
+        if let Some(remote) = self.unraised(&node)?
+            && !self.puts.contains_key(&ino.0)
+        {
+            self.put_child(parent, ino, remote);
         }
+        Ok(ino.0)
     }
 
     fn put_child(&mut self, parent: u64, ino: Ino, remote: &Remote) -> Origin {
-        let mut path = self.origin_path(parent).unwrap_or_default();
-        path.push(remote.entry.name.clone());
+        let path = self.child_path(parent, &remote.entry.name);
         self.put(ino, remote, path)
     }
 
     fn put(&mut self, ino: Ino, remote: &Remote, path: Vec<Name>) -> Origin {
-        let entry = &remote.entry;
-        let origin = Origin { path, entry: tree::Entry::clone(entry) };
+        let origin = remote.origin(&path);
         self.puts.insert(ino.0, self.view.record_of(remote, origin.clone()));
-        self.raised.push((ino, entry.name.clone()));
+        self.raised.push((ino, remote.entry.name.clone()));
         origin
     }
 
     /// What `stat` tells of a node, to be changed.
     fn meta(&mut self, number: u64) -> Result<&mut Meta> {
         if !self.metas.contains_key(&number) {
-            let record = self.record(number).ok_or(ViewError::UnknownInode(number))?;
-            self.metas.insert(number, record.meta);
+            let meta = match self.puts.get(&number) {
+                Some(record) => record.meta.clone(),
+                None => self.layer.stat(number).ok_or(ViewError::UnknownInode(number))?.meta,
+            };
+            self.metas.insert(number, meta);
         }
         self.metas.get_mut(&number).ok_or(ViewError::UnknownInode(number))
     }
@@ -227,7 +232,7 @@ impl<'a> Edit<'a> {
     /// Counts a folder in or out of the one around it. Only what was made here counts its folders: of the owner's it isn't
     /// known without looking, and 1 says so.
     fn count(&mut self, folder: u64, child: u64, more: bool) -> Result<()> {
-        let is_folder = self.record(child).is_some_and(|record| record.kind == RecordKind::Folder);
+        let is_folder = self.is_folder(child);
         let meta = self.meta(folder)?;
         if is_folder && meta.links >= 2 {
             meta.links = if more { meta.links + 1 } else { (meta.links - 1).max(2) };
@@ -238,9 +243,7 @@ impl<'a> Edit<'a> {
     /// Hides what the owner has at a name from now on.
     fn cover(&mut self, folder: u64, name: &Name, lower: Option<&Remote>) {
         let Some(remote) = lower else { return };
-        let mut path = self.origin_path(folder).unwrap_or_default();
-        path.push(name.clone());
-        let origin = remote.origin(&path);
+        let origin = remote.origin(&self.child_path(folder, name));
         self.names.push(Change::Cover(folder, name.clone(), Box::new(origin)));
     }
 
@@ -257,7 +260,7 @@ impl<'a> Edit<'a> {
     /// Takes a name away from a node. The last one gone, it's there until the kernel forgets it.
     fn unlink(&mut self, number: u64) -> Result<()> {
         let now = self.now;
-        let is_folder = self.record(number).is_some_and(|record| record.kind == RecordKind::Folder);
+        let is_folder = self.is_folder(number);
         let meta = self.meta(number)?;
         meta.links = if is_folder { 0 } else { meta.links.saturating_sub(1) };
         meta.changed = now;
@@ -291,6 +294,18 @@ impl<'a> Edit<'a> {
     }
 }
 
+impl Edit<'_> {
+    /// Makes a change that gives a node a name, and counts one look-up of it.
+    fn commit_entry(self, parent: Ino, name: &Name, number: u64) -> Result<Attr> {
+        let (view, workspace, layer) = (self.view, self.workspace.clone(), self.layer.clone());
+        let mut table = self.commit()?;
+        let layered = Layered::new(&workspace, &layer, number, name).ok_or(ViewError::NotFound)?;
+        let (ino, node) = table.enter(parent, NodeKind::Layered(layered));
+        drop(table);
+        Ok(view.attr(ino, &node))
+    }
+}
+
 /// Fails if the table's view of a folder isn't the one that a change was prepared with: it must be prepared again.
 macro_rules! still {
     ($table:expr, $ino:expr, $node:expr, $generation:expr) => {
@@ -304,17 +319,14 @@ impl View {
     /// What the layer holds of one of the owner's that nothing was changed of yet.
     pub(super) fn record_of(&self, remote: &Remote, origin: Origin) -> Record {
         let attributes = &remote.entry.attributes;
-        let (kind, mode) = match &remote.entry.kind {
-            Kind::Folder { .. } => (RecordKind::Folder, attributes.mode),
-            Kind::File { size, .. } => {
-                let content = Content { size: *size, shows: *size, ..Content::default() };
-                (RecordKind::File(content), attributes.mode & 0o1777)
-            }
-            Kind::Link(target) => (RecordKind::Link(target.to_vec()), 0o777),
+        let kind = match &remote.entry.kind {
+            Kind::Folder { .. } => RecordKind::Folder,
+            Kind::File { size, .. } => RecordKind::File(Content::unchanged(*size)),
+            Kind::Link(target) => RecordKind::Link(target.to_vec()),
         };
         let (uid, gid) = self.owned_by(attributes.owner);
         let meta = Meta {
-            mode,
+            mode: unchanged_mode(&remote.entry),
             uid,
             gid,
             links: attributes.link.map_or(1, |link| link.count),
@@ -332,8 +344,10 @@ impl View {
         loop {
             let (folder, generation) = self.node_now(parent)?;
             self.writable(&folder)?;
-            self.absent(&folder, &name).await?;
-            let lower = self.lower_child(&folder, name.as_bytes()).await?;
+            let At { shown, lower } = self.at(&folder, &name).await?;
+            if shown.is_some() {
+                return Err(ViewError::Exists);
+            }
             let table = self.table();
             still!(table, parent, folder, generation);
             let mut edit = Edit::new(self, table, &folder)?;
@@ -366,12 +380,7 @@ impl View {
             edit.puts.insert(number, Record { meta, origin: None, kind });
             edit.count(parent_number, number, true)?;
             edit.bind(parent_number, &name, number, lower.as_ref());
-            let (workspace, layer) = (edit.workspace.clone(), edit.layer.clone());
-            let mut table = edit.commit()?;
-            let layered = Layered::new(&workspace, &layer, number, &name).ok_or(ViewError::NotFound)?;
-            let (ino, node) = table.enter(parent, NodeKind::Layered(layered));
-            drop(table);
-            return Ok(self.attr(ino, &node));
+            return edit.commit_entry(parent, &name, number);
         }
     }
 
@@ -384,11 +393,13 @@ impl View {
         }
     }
 
-    async fn absent(&self, folder: &Node, name: &Name) -> Result<()> {
-        match self.child(folder, name.as_bytes()).await {
-            Ok(_) => Err(ViewError::Exists),
-            Err(ViewError::NotFound) => Ok(()),
-            Err(error) => Err(error),
+    /// Fails if something can't go: a folder where a file is meant, or the other way round, or a folder that isn't empty.
+    async fn can_go(&self, kind: &NodeKind, as_folder: bool) -> Result<()> {
+        match (as_folder, kind.is_folder()) {
+            (true, false) => Err(ViewError::NotFolder),
+            (false, true) => Err(ViewError::IsFolder),
+            (true, true) if !self.is_empty(kind).await? => Err(ViewError::NotEmpty),
+            _ => Ok(()),
         }
     }
 
@@ -398,14 +409,9 @@ impl View {
         loop {
             let (folder, generation) = self.node_now(parent)?;
             self.writable(&folder)?;
-            let child = self.child(&folder, name.as_bytes()).await?;
-            let lower = self.lower_child(&folder, name.as_bytes()).await?;
-            match (is_folder, kind_is_folder(&child)) {
-                (true, false) => return Err(ViewError::NotFolder),
-                (false, true) => return Err(ViewError::IsFolder),
-                (true, true) if !self.is_empty(&child).await? => return Err(ViewError::NotEmpty),
-                _ => {}
-            }
+            let At { shown, lower } = self.at(&folder, &name).await?;
+            let child = shown.ok_or(ViewError::NotFound)?;
+            self.can_go(&child, is_folder).await?;
             let table = self.table();
             still!(table, parent, folder, generation);
             let mut edit = Edit::new(self, table, &folder)?;
@@ -428,26 +434,15 @@ impl View {
             let (new_folder, _) = self.node_now(to.0)?;
             self.writable(&old_folder)?;
             self.writable(&new_folder)?;
-            let moved = self.child(&old_folder, old_name.as_bytes()).await?;
-            let replaced = match self.child(&new_folder, new_name.as_bytes()).await {
-                Ok(kind) => Some(kind),
-                Err(ViewError::NotFound) => None,
-                Err(error) => return Err(error),
-            };
+            let At { shown: moved, lower: old_lower } = self.at(&old_folder, &old_name).await?;
+            let moved = moved.ok_or(ViewError::NotFound)?;
+            let At { shown: replaced, lower: new_lower } = self.at(&new_folder, &new_name).await?;
             match (&replaced, how) {
                 (Some(_), Rename::Keep) => return Err(ViewError::Exists),
                 (None, Rename::Exchange) => return Err(ViewError::NotFound),
-                (Some(replaced), Rename::Replace) => match (kind_is_folder(&moved), kind_is_folder(replaced))
-                {
-                    (true, false) => return Err(ViewError::NotFolder),
-                    (false, true) => return Err(ViewError::IsFolder),
-                    (true, true) if !self.is_empty(replaced).await? => return Err(ViewError::NotEmpty),
-                    _ => {}
-                },
+                (Some(replaced), Rename::Replace) => self.can_go(replaced, moved.is_folder()).await?,
                 _ => {}
             }
-            let old_lower = self.lower_child(&old_folder, old_name.as_bytes()).await?;
-            let new_lower = self.lower_child(&new_folder, new_name.as_bytes()).await?;
             let table = self.table();
             still!(table, from.0, old_folder, generation);
             still!(table, to.0, new_folder, generation);
@@ -504,8 +499,10 @@ impl View {
             if node.is_folder() {
                 return Err(ViewError::NotPermitted);
             }
-            self.absent(&folder, &name).await?;
-            let lower = self.lower_child(&folder, name.as_bytes()).await?;
+            let At { shown, lower } = self.at(&folder, &name).await?;
+            if shown.is_some() {
+                return Err(ViewError::Exists);
+            }
             let table = self.table();
             still!(table, parent, folder, generation);
             let mut edit = Edit::new(self, table, &folder)?;
@@ -520,12 +517,7 @@ impl View {
                 _ => (meta.links, meta.changed) = (meta.links + 1, time),
             }
             edit.bind(parent_number, &name, number, lower.as_ref());
-            let (workspace, layer) = (edit.workspace.clone(), edit.layer.clone());
-            let mut table = edit.commit()?;
-            let layered = Layered::new(&workspace, &layer, number, &name).ok_or(ViewError::NotFound)?;
-            let (ino, node) = table.enter(parent, NodeKind::Layered(layered));
-            drop(table);
-            return Ok(self.attr(ino, &node));
+            return edit.commit_entry(parent, &name, number);
         }
     }
 
@@ -672,12 +664,12 @@ fn check_attribute(name: &[u8]) -> Result<()> {
     if name.starts_with(b"user.") { Ok(()) } else { Err(ViewError::NotSupported) }
 }
 
-fn kind_is_folder(kind: &NodeKind) -> bool {
-    match kind {
-        NodeKind::Remote(remote) => matches!(remote.entry.kind, Kind::Folder { .. }),
-        NodeKind::Layered(layered) => layered.is_folder,
-        NodeKind::Local(..) => false,
-        _ => true,
+/// The permission bits that one of the owner's has in a layer as long as they aren't changed.
+pub(super) fn unchanged_mode(entry: &tree::Entry) -> u16 {
+    match entry.kind {
+        Kind::Link(_) => 0o777,
+        Kind::File { .. } => entry.attributes.mode & 0o1777,
+        Kind::Folder { .. } => entry.attributes.mode,
     }
 }
 
@@ -685,7 +677,7 @@ fn kind_is_folder(kind: &NodeKind) -> bool {
 fn is_file(node: &Node) -> Result<()> {
     let is_file = match &node.kind {
         NodeKind::Remote(remote) => matches!(remote.entry.kind, Kind::File { .. }),
-        NodeKind::Layered(layered) => layered.layer.kind(layered.number) == Some(StatKind::File),
+        NodeKind::Layered(layered) => layered.layer.kind(layered.number) == Some(FileKind::File),
         _ => false,
     };
     match is_file {

@@ -10,7 +10,7 @@ use super::{
     node::{Layered, Node, NodeKind, Remote},
 };
 use crate::{
-    layer::{Change, Origin},
+    layer::{Change, Origin, Slot},
     tree::Kind,
     types::{Name, WorkspaceId},
 };
@@ -20,6 +20,20 @@ const TOGETHER: usize = 256;
 
 /// The owner's folder that shows through a folder of the layer.
 pub(super) type Lower = Option<(Remote, Arc<Folder>)>;
+
+/// What a name stands for.
+pub(super) struct At {
+    /// What shows; none if there's no such name.
+    pub(super) shown: Option<NodeKind>,
+    /// What the owner has there, whether or not it shows.
+    pub(super) lower: Option<Remote>,
+}
+
+/// What the owner has under a name.
+fn find(lower: Option<&(Remote, Arc<Folder>)>, name: &Name) -> Option<Remote> {
+    let (remote, folder) = lower?;
+    folder.find(name.as_bytes()).map(|entry| remote.child(entry))
+}
 
 impl Node {
     /// The extended attributes that were set here.
@@ -34,9 +48,9 @@ impl Node {
 }
 
 impl Layered {
-    /// Another node of the same layer.
-    pub(super) fn sibling(&self, number: u64, name: &Name) -> Option<Self> {
-        Self::new(&self.workspace, &self.layer, number, name)
+    /// What a name stands for of which the layer says this.
+    fn named(&self, slot: &Slot, name: &Name) -> Option<NodeKind> {
+        Self::new(&self.workspace, &self.layer, slot.node?, name).map(NodeKind::Layered)
     }
 
     /// Some children behind a position, maybe none; and up to where these are all, unless that's the end.
@@ -62,8 +76,8 @@ impl Layered {
         }
         for (position, name, slot) in slots.into_iter().filter(|(position, ..)| *position <= end) {
             let key = (Cookie(position), name);
-            match slot.node.and_then(|number| self.sibling(number, &key.1)) {
-                Some(layered) => children.insert(key, NodeKind::Layered(layered)),
+            match self.named(&slot, &key.1) {
+                Some(kind) => children.insert(key, kind),
                 None => children.remove(&key),
             };
         }
@@ -77,13 +91,31 @@ impl View {
     pub(super) async fn layered_child(&self, folder: &Layered, name: &[u8]) -> Result<NodeKind> {
         let name = Name::new(name).map_err(|_| ViewError::NotFound)?;
         if let Some(slot) = folder.layer.slot(folder.number, &name) {
-            let child = slot.node.and_then(|number| folder.sibling(number, &name));
-            return child.map(NodeKind::Layered).ok_or(ViewError::NotFound);
+            return folder.named(&slot, &name).ok_or(ViewError::NotFound);
         }
         let lower = self.lower(folder).await?;
-        let (remote, lower) = lower.as_ref().ok_or(ViewError::NotFound)?;
-        let entry = lower.find(name.as_bytes()).ok_or(ViewError::NotFound)?;
-        Ok(NodeKind::Remote(remote.child(entry)))
+        find(lower.as_ref(), &name).map(NodeKind::Remote).ok_or(ViewError::NotFound)
+    }
+
+    /// What a name of a folder that can be changed stands for.
+    pub(super) async fn at(&self, folder: &Node, name: &Name) -> Result<At> {
+        match &folder.kind {
+            NodeKind::Remote(remote) => {
+                let lower = self.remote_folder(folder, remote).await?;
+                let lower = lower.find(name.as_bytes()).map(|entry| remote.child(entry));
+                Ok(At { shown: lower.clone().map(NodeKind::Remote), lower })
+            }
+            NodeKind::Layered(layered) => {
+                let folder = self.lower(layered).await?;
+                let lower = find(folder.as_ref(), name);
+                let shown = match layered.layer.slot(layered.number, name) {
+                    Some(slot) => layered.named(&slot, name),
+                    None => lower.clone().map(NodeKind::Remote),
+                };
+                Ok(At { shown, lower })
+            }
+            _ => Err(ViewError::ReadOnly),
+        }
     }
 
     /// The owner's folder that shows through, as the newest snapshot has it; none if there's none.
@@ -91,17 +123,30 @@ impl View {
         if !folder.is_folder {
             return Err(ViewError::NotFolder);
         }
-        let Some(Origin { path, .. }) = folder.layer.origin(folder.number) else { return Ok(None) };
-        let mut remote = self.workspace_root(folder)?;
+        let Some(path) = folder.layer.origin_path(folder.number) else { return Ok(None) };
+        match self.walk(self.workspace_root(folder)?, &path).await? {
+            Some(remote) if matches!(remote.entry.kind, Kind::Folder { .. }) => {
+                let lower = self.folder_of(&remote).await?;
+                Ok(Some((remote, lower)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What the owner has at a path below `root`.
+    pub(super) async fn walk(&self, root: Remote, path: &[Name]) -> Result<Option<Remote>> {
+        let mut at = root;
         for name in path {
-            let above = self.folder_of(&remote).await?;
-            match above.find(name.as_bytes()) {
-                Some(entry) if matches!(entry.kind, Kind::Folder { .. }) => remote = remote.child(entry),
-                _ => return Ok(None),
+            if !matches!(at.entry.kind, Kind::Folder { .. }) {
+                return Ok(None);
+            }
+            let folder = self.folder_of(&at).await?;
+            match folder.find(name.as_bytes()) {
+                Some(entry) => at = at.child(entry),
+                None => return Ok(None),
             }
         }
-        let lower = self.folder_of(&remote).await?;
-        Ok(Some((remote, lower)))
+        Ok(Some(at))
     }
 
     /// The root of the workspace's newest snapshot.
@@ -113,21 +158,6 @@ impl View {
             return Err(crate::fetch::SourceError::Denied.into());
         }
         Ok(Remote::unnamed_root(mounted))
-    }
-
-    /// What the owner has under `name` in a folder, whether or not it shows.
-    pub(super) async fn lower_child(&self, folder: &Node, name: &[u8]) -> Result<Option<Remote>> {
-        match &folder.kind {
-            NodeKind::Remote(remote) => {
-                let lower = self.remote_folder(folder, remote).await?;
-                Ok(lower.find(name).map(|entry| remote.child(entry)))
-            }
-            NodeKind::Layered(layered) => {
-                let lower = self.lower(layered).await?;
-                Ok(lower.and_then(|(remote, lower)| lower.find(name).map(|entry| remote.child(entry))))
-            }
-            _ => Err(ViewError::ReadOnly),
-        }
     }
 
     /// Whether nothing is in a folder.

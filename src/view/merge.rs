@@ -1,9 +1,15 @@
 //! A layer as a whole: what it changes, taking that back, and putting it onto what the owner has made meanwhile.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
 
 use super::{
     Ino, Mounted, Notice, Reading, Result, View, ViewError,
+    change::unchanged_mode,
     node::{Layered, Node, NodeKind, Remote},
 };
 use crate::{
@@ -120,10 +126,19 @@ impl Said {
         self.record.as_ref()?.meta.xattrs.get(CONFLICT)
     }
 
-    /// Whether the owner has it somewhere else.
+    /// Where the owner has it, if that's somewhere else.
+    fn moved_from(&self) -> Option<&Vec<Name>> {
+        let from = &self.origin()?.path;
+        (self.conflict().is_none() && Some(from) != self.theirs.as_ref()).then_some(from)
+    }
+
     fn is_moved(&self) -> bool {
-        let from = self.origin().map(|origin| &origin.path);
-        self.conflict().is_none() && from.is_some() && from != self.theirs.as_ref()
+        self.moved_from().is_some()
+    }
+
+    /// What the owner had at its place.
+    fn over_path(&self) -> Option<&Vec<Name>> {
+        self.slot.over.as_ref().map(|over| &over.path)
     }
 
     fn is_changed(&self) -> bool {
@@ -137,9 +152,7 @@ impl Said {
 
 fn has_other_content(record: &Record, origin: &Origin) -> bool {
     match (&record.kind, &origin.entry.kind) {
-        (RecordKind::File(content), Kind::File { size, .. }) => {
-            *content != Content { size: *size, shows: *size, ..Content::default() }
-        }
+        (RecordKind::File(content), Kind::File { size, .. }) => *content != Content::unchanged(*size),
         (RecordKind::Link(target), Kind::Link(known)) => **target != **known,
         (RecordKind::Folder, Kind::Folder { .. }) => false,
         _ => true,
@@ -147,12 +160,7 @@ fn has_other_content(record: &Record, origin: &Origin) -> bool {
 }
 
 fn has_other_attributes(meta: &Meta, origin: &Origin) -> bool {
-    let mode = match origin.entry.kind {
-        Kind::Link(_) => 0o777,
-        Kind::File { .. } => origin.entry.attributes.mode & 0o1777,
-        Kind::Folder { .. } => origin.entry.attributes.mode,
-    };
-    meta.mode != mode || !meta.xattrs.is_empty()
+    meta.mode != unchanged_mode(&origin.entry) || !meta.xattrs.is_empty()
 }
 
 /// Whether two versions of the owner's are the same to a reader.
@@ -205,21 +213,17 @@ impl View {
     pub fn differences(&self, workspace: &WorkspaceId) -> Result<Vec<Difference>> {
         let Some(whole) = self.whole(workspace)? else { return Ok(Vec::new()) };
         let said = whole.said();
-        let moved: BTreeSet<_> = said
-            .iter()
-            .filter(|said| said.is_moved())
-            .filter_map(|said| Some(&said.origin()?.path))
-            .collect();
+        let moved: BTreeSet<_> = said.iter().filter_map(Said::moved_from).collect();
         let difference = |said: &Said| {
             let kind = match (&said.record, said.origin(), said.conflict()) {
                 (_, _, Some(of)) => {
                     let names = of.split(|byte| *byte == b'/').filter_map(|name| Name::new(name).ok());
                     DifferenceKind::Theirs { of: names.collect() }
                 }
-                (Some(record), Some(origin), None) if said.is_moved() => {
-                    let changed = has_other_content(record, origin);
-                    DifferenceKind::Moved { from: origin.path.clone(), changed }
-                }
+                (Some(record), Some(origin), None) if said.is_moved() => DifferenceKind::Moved {
+                    from: origin.path.clone(),
+                    changed: has_other_content(record, origin),
+                },
                 (Some(_), Some(_), None) if said.is_changed() => DifferenceKind::Changed,
                 (Some(_), Some(_), None) => return None,
                 (Some(_), None, None) if said.slot.over.is_some() => DifferenceKind::Changed,
@@ -260,16 +264,23 @@ impl View {
         };
         let is_file = said.record.as_ref().is_some_and(|record| matches!(record.kind, RecordKind::File(_)));
         let now = match said.slot.node.filter(|_| is_file) {
-            Some(number) => Some(self.read_said(&whole, number, said.name(), most).await?),
+            Some(number) => Some(self.read_said(&whole, number, said.name(), 0, most).await?.to_vec()),
             None => None,
         };
         Ok((before, now))
     }
 
-    async fn read_said(&self, whole: &Whole, number: u64, name: &Name, most: u32) -> Result<Vec<u8>> {
+    async fn read_said(
+        &self,
+        whole: &Whole,
+        number: u64,
+        name: &Name,
+        offset: u64,
+        length: u32,
+    ) -> Result<Bytes> {
         let layered = Layered::new(&whole.mounted, &whole.layer, number, name).ok_or(ViewError::NotFound)?;
         let node = Node { parent: Ino::ROOT, kind: NodeKind::Layered(layered.clone()) };
-        Ok(self.read_layered(&node, &layered, 0, most, Reading::ToSee).await?.to_vec())
+        self.read_layered(&node, &layered, offset, length, Reading::ToSee).await
     }
 
     /// Takes back what was changed at a path and below; gives the paths. A move is taken back whole.
@@ -278,6 +289,8 @@ impl View {
         let said = whole.said();
         let mut chosen = vec![false; said.len()];
         let mut roots = vec![path.to_vec()];
+        let covers = by_path(&said, Said::over_path);
+        let moves = by_path(&said, Said::moved_from);
         while let Some(root) = roots.pop() {
             for (index, one) in said.iter().enumerate() {
                 if chosen[index] || !one.path.starts_with(&root) {
@@ -285,26 +298,20 @@ impl View {
                 }
                 chosen[index] = true;
                 // The other ends of moves: where it came from, and where that which stood here went.
-                let from = one.origin().filter(|_| one.is_moved()).map(|origin| &origin.path);
-                let over = one.slot.over.as_ref().map(|over| &over.path);
-                let ends = said.iter().filter(|other| {
-                    from.is_some() && other.slot.over.as_ref().map(|over| &over.path) == from
-                        || other.is_moved() && other.origin().map(|origin| &origin.path) == over
-                });
-                roots.extend(ends.map(|end| end.path.clone()));
+                let from = one.moved_from().and_then(|from| covers.get(from));
+                let to = one.over_path().and_then(|over| moves.get(over));
+                roots.extend(from.into_iter().chain(to).flatten().map(|end| said[*end].path.clone()));
             }
         }
-        let (discarded, kept): (Vec<_>, Vec<_>) =
-            said.into_iter().zip(chosen).partition(|(_, chosen)| *chosen);
-        let discarded: Vec<Said> = discarded.into_iter().map(|(said, _)| said).collect();
-        let kept: Vec<Said> = kept.into_iter().map(|(said, _)| said).collect();
-        if discarded.is_empty() {
+        let (mut gone, mut kept) = (Vec::new(), Vec::new());
+        for (one, chosen) in said.iter().cloned().zip(chosen) {
+            if chosen { gone.push(one) } else { kept.push(one) }
+        }
+        if gone.is_empty() {
             return Err(ViewError::NotFound);
         }
-        let emptied = emptied(&kept);
-        let paths = discarded.iter().map(|said| said.path.clone()).collect();
-        let gone: Vec<Said> =
-            discarded.into_iter().chain(emptied.iter().map(|index| kept[*index].clone())).collect();
+        let paths = gone.iter().map(|said| said.path.clone()).collect();
+        gone.extend(emptied(kept));
         self.take_back(&whole, &gone)?;
         Ok(paths)
     }
@@ -313,10 +320,14 @@ impl View {
     fn take_back(&self, whole: &Whole, gone: &[Said]) -> Result<()> {
         let mut changes = Vec::new();
         let mut dropped = Vec::new();
+        let mut names = HashMap::<u64, u32>::new();
+        gone.iter()
+            .filter_map(|said| said.slot.node)
+            .for_each(|number| *names.entry(number).or_default() += 1);
         for said in gone {
             changes.push(Change::Reveal(said.folder, said.name().clone()));
             if let (Some(number), Some(record)) = (said.slot.node, &said.record) {
-                let names = gone.iter().filter(|other| other.slot.node == Some(number)).count() as u32;
+                let names = names[&number];
                 // The owner's other names of a hard link show it by its number alone.
                 if names >= record.meta.links || record.origin.is_some() || record.kind == RecordKind::Folder
                 {
@@ -355,12 +366,17 @@ impl View {
         let mut conflicts = Vec::new();
         loop {
             let mut again = false;
-            for said in whole.said() {
+            let all = whole.said();
+            let moves = by_path(&all, Said::moved_from);
+            for said in &all {
                 // An earlier step may have changed what is said of it.
                 if whole.layer.slot(said.folder, said.name()).as_ref() != Some(&said.slot) {
                     again = true;
-                } else if let Some(kind) = self.pull_one(&whole, &said).await? {
-                    conflicts.push(Conflict { path: said.path, kind });
+                    continue;
+                }
+                let moved = said.over_path().and_then(|over| moves.get(over)?.first());
+                if let Some(kind) = self.pull_one(&whole, said, moved.map(|index| &all[*index])).await? {
+                    conflicts.push(Conflict { path: said.path.clone(), kind });
                 }
             }
             if !again {
@@ -368,10 +384,8 @@ impl View {
             }
         }
         // What has become the owner's needs nothing said of the folders around it.
-        let said = whole.said();
-        let gone = emptied(&said).into_iter().map(|index| said[index].clone());
-        let gone: Vec<Said> = gone.filter(|said| whole.is_the_owners(said)).collect();
-        self.take_back(&whole, &gone)?;
+        let gone = emptied(whole.said()).into_iter().filter(|said| whole.is_the_owners(said));
+        self.take_back(&whole, &gone.collect::<Vec<_>>())?;
         Ok(conflicts)
     }
 
@@ -379,11 +393,7 @@ impl View {
     pub fn edit(&self, workspace: &WorkspaceId) -> Result<(Edit, Vec<Pushed>)> {
         let Some(whole) = self.whole(workspace)? else { return Ok(Default::default()) };
         let said = whole.said();
-        let moved: BTreeSet<_> = said
-            .iter()
-            .filter(|said| said.is_moved())
-            .filter_map(|said| Some(&said.origin()?.path))
-            .collect();
+        let moved: BTreeSet<_> = said.iter().filter_map(Said::moved_from).collect();
         let (mut edit, mut files) = (Edit::default(), Vec::new());
         for said in said.iter().filter(|said| said.conflict().is_none()) {
             let over = said.slot.over.as_deref();
@@ -446,22 +456,25 @@ impl View {
         file: &Pushed,
         offset: u64,
         length: u32,
-    ) -> Result<bytes::Bytes> {
+    ) -> Result<Bytes> {
         let whole = self.whole(workspace)?.ok_or(ViewError::NotFound)?;
-        let layered =
-            Layered::new(&whole.mounted, &whole.layer, file.number, &file.name).ok_or(ViewError::NotFound)?;
-        let node = Node { parent: Ino::ROOT, kind: NodeKind::Layered(layered.clone()) };
-        self.read_layered(&node, &layered, offset, length, Reading::ToSee).await
+        self.read_said(&whole, file.number, &file.name, offset, length).await
     }
 
-    async fn pull_one(&self, whole: &Whole, said: &Said) -> Result<Option<ConflictKind>> {
+    /// Merges one name; `moved` is where that which stood there was moved to.
+    async fn pull_one(
+        &self,
+        whole: &Whole,
+        said: &Said,
+        moved: Option<&Said>,
+    ) -> Result<Option<ConflictKind>> {
         if said.conflict().is_some() {
             return Ok(None);
         }
         let base = said.slot.over.as_deref();
         let theirs_at = base.map(|base| &base.path).or(said.theirs.as_ref());
         let theirs = match theirs_at {
-            Some(path) => self.owners(whole, path).await?,
+            Some(path) => self.walk(Remote::unnamed_root(&whole.mounted), path).await?,
             None => None,
         };
         match (&said.record, base, theirs) {
@@ -476,7 +489,7 @@ impl View {
             // Removed here.
             (None, Some(_), None) => self.take_back(whole, std::slice::from_ref(said)).map(|()| None),
             (None, Some(_), Some(theirs)) => {
-                if let Some(moved) = self.moved_from(whole, said)
+                if let Some(moved) = moved.and_then(|moved| whole.as_it_is(moved))
                     && self.follow(whole, said, &moved, &theirs)?
                 {
                     return Ok(None);
@@ -486,18 +499,11 @@ impl View {
             }
             (None, None, _) => Ok(None),
             // Removed there.
-            (Some(_), Some(_), None) => {
+            (Some(_), Some(_), None) if said.is_folder() || said.is_changed() || said.is_moved() => {
                 self.rebase(whole, said, None)?;
-                let unchanged = !said.is_changed() && !said.is_moved();
-                if said.is_folder() {
-                    return Ok(None);
-                }
-                if unchanged {
-                    self.take_back(whole, std::slice::from_ref(said))?;
-                    return Ok(None);
-                }
-                Ok(Some(ConflictKind::RemovedThere))
+                Ok((!said.is_folder()).then_some(ConflictKind::RemovedThere))
             }
+            (Some(_), Some(_), None) => self.take_back(whole, std::slice::from_ref(said)).map(|()| None),
             // Folders are put together name by name.
             (Some(record), _, Some(theirs))
                 if record.kind == RecordKind::Folder && matches!(theirs.entry.kind, Kind::Folder { .. }) =>
@@ -518,15 +524,6 @@ impl View {
                 Ok(Some(ConflictKind::Both { theirs: name }))
             }
         }
-    }
-
-    /// Where what stood at a name was moved to.
-    fn moved_from(&self, whole: &Whole, said: &Said) -> Option<Said> {
-        let over = &said.slot.over.as_ref()?.path;
-        whole
-            .said()
-            .into_iter()
-            .find(|other| other.is_moved() && other.origin().is_some_and(|origin| origin.path == *over))
     }
 
     /// Gives what was moved here the owner's new content, if nothing but its name was changed here. Gives whether that's so.
@@ -561,22 +558,6 @@ impl View {
         Ok(true)
     }
 
-    /// What the owner has at one of its paths now.
-    async fn owners(&self, whole: &Whole, path: &[Name]) -> Result<Option<Remote>> {
-        let mut at = Remote::unnamed_root(&whole.mounted);
-        for name in path {
-            if !matches!(at.entry.kind, Kind::Folder { .. }) {
-                return Ok(None);
-            }
-            let folder = self.folder_of(&at).await?;
-            match folder.find(name.as_bytes()) {
-                Some(entry) => at = at.child(entry),
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(at))
-    }
-
     /// Notes that a name covers another version of the owner's from now on, or none.
     fn rebase(&self, whole: &Whole, said: &Said, over: Option<Origin>) -> Result<()> {
         let (folder, name) = (said.folder, said.name().clone());
@@ -588,7 +569,7 @@ impl View {
 
     /// A folder that both have: what the owner has in it shows through the guest's.
     fn join(&self, whole: &Whole, said: &Said, theirs: &Remote) -> Result<()> {
-        let over = theirs.origin(said.slot.over.as_ref().map_or(&said.path, |over| &over.path));
+        let over = theirs.origin(said.over_path().unwrap_or(&said.path));
         self.rebase(whole, said, Some(over.clone()))?;
         if let (Some(number), Some(record)) = (said.slot.node, &said.record)
             && record.origin.as_ref() != Some(&over)
@@ -627,11 +608,10 @@ impl View {
         if own.shows > 0 && *size > COMPARED {
             return Ok(false);
         }
-        let file = Pushed { number, name: said.name().clone(), size: *size };
         let mut hasher = blake3::Hasher::new();
         let mut at = 0;
         while at < *size {
-            let piece = self.read_pushed(&whole.mounted.id, &file, at, PIECE).await?;
+            let piece = self.read_said(whole, number, said.name(), at, PIECE).await?;
             if piece.is_empty() {
                 return Ok(false);
             }
@@ -643,13 +623,13 @@ impl View {
 
     /// Puts the owner's version beside the guest's; its content comes when it's read, as ever.
     fn put_beside(&self, whole: &Whole, said: &Said, theirs: &Remote) -> Result<Name> {
-        let over = theirs.origin(said.slot.over.as_ref().map_or(&said.path, |over| &over.path));
+        let over = theirs.origin(said.over_path().unwrap_or(&said.path));
         let name = free_name(&whole.layer, said, &whole.mounted);
         self.rebase(whole, said, Some(over.clone()))?;
         let number = whole.layer.fresh();
         let mut record = self.record_of(theirs, over);
         record.meta.links = 1;
-        record.meta.xattrs.insert(CONFLICT.to_vec(), said.path.join_bytes());
+        record.meta.xattrs.insert(CONFLICT.to_vec(), Name::join(&said.path));
         let record = Box::new(record);
         let changes = vec![Change::Put(number, record), Change::Bind(said.folder, name.clone(), number)];
         let mut table = self.table();
@@ -664,6 +644,13 @@ impl View {
 }
 
 impl Whole {
+    /// What is said of a name now, if it's still there.
+    fn as_it_is(&self, said: &Said) -> Option<Said> {
+        let slot = self.layer.slot(said.folder, said.name())?;
+        let record = self.layer.record(slot.node?);
+        Some(Said { slot, record, ..said.clone() }).filter(Said::is_moved)
+    }
+
     /// Whether a folder of the layer has the number that it would have without.
     fn is_the_owners(&self, said: &Said) -> bool {
         said.origin().is_some_and(|origin| Some(self.remote_at(origin).ino().0) == said.slot.node)
@@ -686,19 +673,33 @@ impl Whole {
     }
 }
 
-/// Folders that say nothing of their own and hold nothing that does, deepest first, as positions.
-fn emptied(kept: &[Said]) -> Vec<usize> {
-    let mut gone = vec![false; kept.len()];
-    for index in (0..kept.len()).rev() {
-        let said = &kept[index];
-        let holds = kept
-            .iter()
-            .enumerate()
-            .any(|(other, below)| !gone[other] && other != index && Some(below.folder) == said.slot.node);
-        gone[index] =
-            said.is_folder() && said.origin().is_some() && !said.is_moved() && !said.is_changed() && !holds;
+/// Of what is said, the folders that say nothing of their own and hold nothing that does, deepest first.
+fn emptied(said: Vec<Said>) -> Vec<Said> {
+    let (mut holding, mut gone) = (HashSet::new(), Vec::new());
+    // What is in a folder comes behind it.
+    for said in said.into_iter().rev() {
+        let holds = said.slot.node.is_some_and(|number| holding.contains(&number));
+        if !said.is_folder() || said.origin().is_none() || said.is_moved() || said.is_changed() || holds {
+            holding.insert(said.folder);
+        } else {
+            gone.push(said);
+        }
     }
-    (0..kept.len()).rev().filter(|index| gone[*index]).collect()
+    gone
+}
+
+/// Positions of what is said, by a path of it.
+fn by_path<'a>(
+    said: &'a [Said],
+    path: impl Fn(&'a Said) -> Option<&'a Vec<Name>>,
+) -> BTreeMap<&'a Vec<Name>, Vec<usize>> {
+    let mut positions = BTreeMap::<_, Vec<usize>>::new();
+    for (index, one) in said.iter().enumerate() {
+        if let Some(path) = path(one) {
+            positions.entry(path).or_default().push(index);
+        }
+    }
+    positions
 }
 
 /// A name that nobody mistakes for the guest's: the host and the snapshot before the extension.
@@ -720,15 +721,4 @@ fn free_name(layer: &Layer, said: &Said, mounted: &Mounted) -> Name {
         }
     }
     unreachable!("one of the names is free")
-}
-
-/// Paths as bytes.
-trait JoinBytes {
-    fn join_bytes(&self) -> Vec<u8>;
-}
-
-impl JoinBytes for Vec<Name> {
-    fn join_bytes(&self) -> Vec<u8> {
-        self.iter().map(Name::as_bytes).collect::<Vec<_>>().join(&b'/')
-    }
 }

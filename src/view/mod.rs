@@ -21,7 +21,8 @@ mod snapshots;
 #[cfg(test)]
 mod tests;
 
-pub use attributes::{Attr, FileKind};
+pub use crate::layer::FileKind;
+pub use attributes::Attr;
 pub use change::{Allocate, Maker, New, Rename, Set};
 pub use folder::Cookie;
 pub use listing::{HostListing, HostState, Listing, Mounted, Place};
@@ -141,7 +142,7 @@ impl From<LayerError> for ViewError {
             LayerError::Io(error) => error.raw_os_error(),
             // It was there when it was looked up, and was discarded since.
             LayerError::Unknown(number) => return Self::UnknownInode(*number),
-            LayerError::Damaged { .. } => None,
+            LayerError::Damaged(_) => None,
         };
         Self::Layer { why: error.to_string(), code }
     }
@@ -287,7 +288,7 @@ impl View {
 
     /// Finds `name` in the folder `parent` and counts one look-up of what it finds.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
-        if let Err(error @ NameError::TooLong(_)) = Name::new(name) {
+        if let Err(error @ NameError::TooLong(_)) = Name::check(name) {
             return Err(error.into());
         }
         loop {
@@ -670,7 +671,7 @@ impl View {
         let mut path = loop {
             match &at.kind {
                 // The folders below it are where the owner has them, wherever it was moved to.
-                NodeKind::Layered(layered) => break layered.layer.origin(layered.number)?.path,
+                NodeKind::Layered(layered) => break layered.layer.origin_path(layered.number)?,
                 NodeKind::Remote(remote) if remote.depth == 0 => break Vec::new(),
                 NodeKind::Remote(remote) => names.push(remote.entry.name.clone()),
                 _ => return None,

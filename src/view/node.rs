@@ -5,7 +5,7 @@ use super::{
     listing::{Mounted, Place},
 };
 use crate::{
-    layer::{Layer, Layers, Origin, StatKind},
+    layer::{FileKind, Layer, Layers, Origin},
     tree::{Attributes, Entry, Kind, Owner},
     types::{HostName, Name, WorkspaceName},
 };
@@ -81,7 +81,7 @@ impl Layered {
             layer: layer.clone(),
             number,
             name: name.clone(),
-            is_folder: kind == StatKind::Folder,
+            is_folder: kind == FileKind::Folder,
         })
     }
 }
@@ -200,6 +200,15 @@ impl NodeKind {
         }
     }
 
+    pub(super) fn is_folder(&self) -> bool {
+        match self {
+            Self::Remote(remote) => matches!(remote.entry.kind, Kind::Folder { .. }),
+            Self::Layered(layered) => layered.is_folder,
+            Self::Local(..) => false,
+            Self::Root | Self::Host(_) | Self::Outside | Self::OutsideHost(_) => true,
+        }
+    }
+
     fn identity(&self) -> PathHash {
         match self {
             Self::Root => PathHash::new("twinshare root", &[]),
@@ -235,12 +244,7 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn is_folder(&self) -> bool {
-        match &self.kind {
-            NodeKind::Remote(remote) => matches!(remote.entry.kind, Kind::Folder { .. }),
-            NodeKind::Layered(layered) => layered.is_folder,
-            NodeKind::Local(..) => false,
-            NodeKind::Root | NodeKind::Host(_) | NodeKind::Outside | NodeKind::OutsideHost(_) => true,
-        }
+        self.kind.is_folder()
     }
 }
 

@@ -43,6 +43,16 @@ impl Adapter {
         Self { view, runtime }
     }
 
+    fn make(&self, parent: INodeNo, name: &OsStr, new: New, maker: Maker, reply: ReplyEntry) {
+        let (view, name) = (self.view.clone(), name.as_bytes().to_vec());
+        self.answer(async move { entry(view.make(Ino(parent.0), &name, new, maker).await, reply) });
+    }
+
+    fn remove(&self, parent: INodeNo, name: &OsStr, is_folder: bool, reply: ReplyEmpty) {
+        let (view, name) = (self.view.clone(), name.as_bytes().to_vec());
+        self.answer(async move { done(view.remove(Ino(parent.0), &name, is_folder).await, reply) });
+    }
+
     /// Runs `reply` on this thread if it's ready at once, else somewhere else: the kernel's threads never wait.
     fn answer(&self, reply: impl Future<Output = ()> + Send + 'static) {
         // A panic must not take the mount down; a reply that is dropped by it tells the kernel EIO.
@@ -118,6 +128,14 @@ fn time(time: Option<TimeOrNow>) -> Option<Timestamp> {
     })
 }
 
+/// Answers with what `stat` tells.
+fn attributes(found: Result<Attr, ViewError>, reply: ReplyAttr) {
+    match found {
+        Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+        Err(error) => reply.error(failed(error)),
+    }
+}
+
 /// Answers with what was made or found.
 fn entry(made: Result<Attr, ViewError>, reply: ReplyEntry) {
     match made {
@@ -185,9 +203,8 @@ impl Filesystem for Adapter {
         let (view, name) = (self.view.clone(), name.as_bytes().to_vec());
         self.answer(async move {
             match view.lookup(Ino(parent.0), &name).await {
-                Ok(attr) => reply.entry(&FOREVER, &file_attr(&attr), GENERATION),
                 Err(ViewError::NotFound) => reply.entry(&FOREVER, &absent(), GENERATION),
-                Err(error) => reply.error(failed(error)),
+                found => entry(found, reply),
             }
         });
     }
@@ -197,10 +214,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.view.getattr(Ino(ino.0)) {
-            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
-            Err(error) => reply.error(failed(error)),
-        }
+        attributes(self.view.getattr(Ino(ino.0)), reply);
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -326,10 +340,7 @@ impl Filesystem for Adapter {
             modified: time(modified),
             drops_privileges: request.uid() != 0,
         };
-        match self.view.set(Ino(ino.0), &set) {
-            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
-            Err(error) => reply.error(failed(error)),
-        }
+        attributes(self.view.set(Ino(ino.0), &set), reply);
     }
 
     fn mknod(
@@ -351,8 +362,7 @@ impl Filesystem for Adapter {
             libc::S_IFBLK => New::Block(device),
             _ => return reply.error(Errno::EPERM),
         };
-        let (view, name, maker) = (self.view.clone(), name.as_bytes().to_vec(), maker(request, mode, umask));
-        self.answer(async move { entry(view.make(Ino(parent.0), &name, new, maker).await, reply) });
+        self.make(parent, name, new, maker(request, mode, umask), reply);
     }
 
     fn mkdir(
@@ -364,14 +374,12 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let (view, name, maker) = (self.view.clone(), name.as_bytes().to_vec(), maker(request, mode, umask));
-        self.answer(async move { entry(view.make(Ino(parent.0), &name, New::Folder, maker).await, reply) });
+        self.make(parent, name, New::Folder, maker(request, mode, umask), reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (view, name, maker) = (self.view.clone(), name.as_bytes().to_vec(), maker(request, 0o777, 0));
         let new = New::Link(target.as_os_str().as_bytes().to_vec());
-        self.answer(async move { entry(view.make(Ino(parent.0), &name, new, maker).await, reply) });
+        self.make(parent, name, new, maker(request, 0o777, 0), reply);
     }
 
     fn create(
@@ -416,13 +424,11 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (view, name) = (self.view.clone(), name.as_bytes().to_vec());
-        self.answer(async move { done(view.remove(Ino(parent.0), &name, false).await, reply) });
+        self.remove(parent, name, false, reply);
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (view, name) = (self.view.clone(), name.as_bytes().to_vec());
-        self.answer(async move { done(view.remove(Ino(parent.0), &name, true).await, reply) });
+        self.remove(parent, name, true, reply);
     }
 
     fn rename(

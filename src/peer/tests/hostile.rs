@@ -125,7 +125,7 @@ async fn hostile_answers_are_errors() {
     let mut wide_answer = Vec::new();
     let mut queue = VecDeque::from([wide_root]);
     while let Some(digest) = queue.pop_front() {
-        queue.extend(answer::children(&wide_objects[&digest]).unwrap());
+        queue.extend(crate::tree::children(&wide_objects[&digest]).unwrap());
         wide_answer.extend(framed(Kind::Trees, 0, &bundle(&[&wide_objects[&digest]])));
     }
 
