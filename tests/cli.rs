@@ -141,7 +141,7 @@ fn status() -> Value {
 
 fn share(provisional: bool) -> Value {
     json!({
-        "id": "02".repeat(16), "name": "tools", "path": "/w/tools", "access": "ask",
+        "id": "02".repeat(16), "name": "tools", "path": "/w/tools", "access": "ask", "keep": true, "snapshots": 9,
         "snapshot": if provisional { Value::Null } else { "ab".repeat(32).into() }, "provisional": provisional,
         "sequence": 3, "files": 12345, "bytes": 1_288_490_189_u64,
         "left_out": {"count": 7, "examples": [".env", "id_rsa"]},
@@ -261,6 +261,9 @@ fn wrong_usage_is_2() {
         &["share"],
         &["share", ".", "--access", "everybody"],
         &["share", ".", "--name", "a/b"],
+        &["share", ".", "--snapshots", "0"],
+        &["state", "owner"],
+        &["events", "--after", "x"],
         &["run", "owner"],
         &["run", "owner/lab", "python"],
         &["ls", "../up"],
@@ -351,7 +354,9 @@ fn share_says_what_is_shared_and_what_is_not() {
     let path = fs::canonicalize(folder.path()).unwrap();
     let text =
         home.text(&["share", path.to_str().unwrap(), "--name", "tools", "--access", "public", "--wait"]);
-    for part in [&"ab".repeat(32), "tools", "12,345 (1.2 GiB)", "7: .env, id_rsa, …"] {
+    for part in
+        [&"ab".repeat(32), "tools", "12,345 (1.2 GiB)", "7: .env, id_rsa, …", "the last 9 snapshots, with"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert_eq!(
@@ -362,6 +367,13 @@ fn share_says_what_is_shared_and_what_is_not() {
         serde_json::from_str(&home.text(&["share", path.to_str().unwrap(), "--json"])).unwrap();
     assert_eq!(answer, share(false));
     assert_eq!(node.asked("POST /shares"), json!({"path": path, "wait": false}));
+    for (keep, kept) in [("--keep", true), ("--keep=false", false)] {
+        home.text(&["share", keep, "--snapshots", "9", path.to_str().unwrap()]);
+        assert_eq!(
+            node.asked("POST /shares"),
+            json!({"path": path, "keep": kept, "snapshots": 9, "wait": false})
+        );
+    }
 
     let missing = home.complaint(&["share", "/nothing/here"]);
     assert!(missing.contains("can't share '/nothing/here': No such file"), "{missing}");

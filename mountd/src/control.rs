@@ -2,13 +2,14 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use futures_util::StreamExt;
 use jiff::Timestamp;
 use twinshare::{
     api::{
-        Access, AccessRequest, CacheReport, Control, Decision, FileEntry, FileKind, FilePath, Finding, Host,
-        LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource,
-        PeerState, Pin, Prefetch, Problem, Progress, PushReport, RawText, Share, ShareRequest, SnapshotInfo,
-        Status, Workspace,
+        Access, AccessRequest, CacheReport, Control, Decision, FileEntry, FileKind, FilePath, Finding,
+        Following, Host, LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress,
+        PeerSource, PeerState, Pin, Prefetch, Problem, Progress, PushReport, RawText, Share, ShareRequest,
+        SnapshotInfo, Status, Workspace,
     },
     discovery,
     fetch::{Holders, SourceError},
@@ -18,7 +19,11 @@ use twinshare::{
     view::{self, Cookie, HostState, Ino, OUTSIDE, Place, View, ViewError},
 };
 
-use crate::{changes, launch, neighbours, node::Node, sharing::SharingError};
+use crate::{
+    changes, launch, neighbours,
+    node::Node,
+    sharing::{Options, SharingError},
+};
 
 /// How long a peer that was just added by address may take to answer.
 const MEETING: Duration = Duration::from_secs(5);
@@ -60,12 +65,14 @@ impl Control for Node {
     async fn share(&self, request: ShareRequest) -> Result<Share, Problem> {
         let sharing = self.sharing.clone();
         let path = request.path.as_path().to_path_buf();
+        let ShareRequest { name, keep, snapshots, .. } = request;
         let access = request.access.map(|access| match access {
             Access::Ask => publish::Access::Ask,
             Access::Peers => publish::Access::Peers,
             Access::Public => publish::Access::Public,
         });
-        let share = tokio::task::spawn_blocking(move || sharing.share(&path, request.name, access))
+        let options = Options { name, access, keep, snapshots };
+        let share = tokio::task::spawn_blocking(move || sharing.share(&path, options))
             .await
             .map_err(Problem::failed)?
             .map_err(not_shared)?;
@@ -327,6 +334,10 @@ impl Control for Node {
         changes::push(self, &mounted).await
     }
 
+    fn events(&self, after: Option<u64>) -> Following {
+        self.events.follow(after).boxed()
+    }
+
     async fn doctor(&self) -> Vec<Finding> {
         let peers = self.discovery.peers().len();
         let status = self.status().await;
@@ -482,6 +493,8 @@ fn described(share: &Arc<publish::Share>) -> Share {
         name: share.manifest().name.clone(),
         path: RawText::from(share.root_path().as_os_str().to_owned()),
         access: own_access(share),
+        keep: share.retention().content,
+        snapshots: share.retention().snapshots,
         snapshot: Some(head.root),
         provisional: head.provisional,
         sequence: head.sequence,

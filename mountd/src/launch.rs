@@ -10,7 +10,10 @@ use std::{
 
 use twinshare::{
     api::{LaunchPlan, LaunchRequest, Problem, RawText},
-    runtime::{Interpreter, RuntimeError, SandboxSpec, System, VenvConfig, arguments, find_bubblewrap},
+    runtime::{
+        Interpreter, RuntimeError, SandboxSpec, System, VenvConfig, arguments, find_bubblewrap, is_system,
+        script_interpreter,
+    },
     types::Name,
     view::{OUTSIDE, Place},
 };
@@ -25,6 +28,9 @@ const USUAL_VENVS: [&str; 4] = ["", ".venv", "venv", "env"];
 
 /// No pyvenv.cfg is longer, in bytes.
 const MAX_CONFIG: u64 = 64 << 10;
+
+/// So much of a script the system looks at for what is to run it, in bytes.
+const FIRST_LINE: u64 = 256;
 
 /// Makes the plan that the CLI carries out.
 pub(crate) async fn plan(node: &Node, request: LaunchRequest) -> Result<LaunchPlan, Problem> {
@@ -72,6 +78,7 @@ fn prepare(
     let program = find_bubblewrap(SEARCH.as_ref())?;
     let command: Vec<OsString> = request.command.iter().map(|word| word.as_os_str().to_owned()).collect();
     let interpreters = interpreters(&mount_view, &original, &command)?;
+    check_script(&mount_view, &original, &command, &interpreters)?;
     let uid = rustix::process::geteuid();
     let spec = SandboxSpec {
         mount_view,
@@ -111,7 +118,7 @@ fn interpreters(
     let usual = USUAL_VENVS.iter().map(|folder| (Path::new(folder), false));
     for (folder, needed) in named.as_deref().map(|folder| (folder, true)).into_iter().chain(usual) {
         // The view is the guest's, and its links never lead out of the mount.
-        let Some(config) = read_config(&view.join(folder).join("pyvenv.cfg")) else { continue };
+        let Some(config) = read_start(&view.join(folder).join("pyvenv.cfg"), MAX_CONFIG) else { continue };
         match VenvConfig::parse(&config).and_then(|config| config.find_interpreter()) {
             Ok(interpreter) if found.contains(&interpreter) => {}
             Ok(interpreter) => found.push(interpreter),
@@ -122,6 +129,34 @@ fn interpreters(
         }
     }
     Ok(found)
+}
+
+/// That a script which is to be run can be: the system only says that something isn't there, and not what.
+fn check_script(
+    view: &Path,
+    original: &Path,
+    command: &[OsString],
+    interpreters: &[Interpreter],
+) -> Result<(), RuntimeError> {
+    let Some(script) = command.first().map(Path::new).filter(|program| program.components().count() > 1)
+    else {
+        return Ok(());
+    };
+    let Some(start) = read_start(&view.join(script.strip_prefix(original).unwrap_or(script)), FIRST_LINE)
+    else {
+        return Ok(());
+    };
+    let Some(interpreter) = script_interpreter(&start) else { return Ok(()) };
+    let shown = || interpreters.iter().flat_map(|one| &one.paths).any(|path| interpreter.starts_with(path));
+    let is_there = match interpreter.strip_prefix(original) {
+        // A link is followed in the sandbox only.
+        Ok(inside) => view.join(inside).symlink_metadata().is_ok(),
+        Err(_) => (is_system(interpreter) || shown()) && interpreter.exists(),
+    };
+    if is_there {
+        return Ok(());
+    }
+    Err(RuntimeError::NoScriptInterpreter { script: script.into(), interpreter: interpreter.into() })
 }
 
 /// The file of the workspace by which the launch of a command is known: its environment's pyvenv.cfg, or else the program
@@ -156,9 +191,9 @@ fn named_venv(program: &Path, original: &Path) -> Option<PathBuf> {
     (plain && bin.ends_with("bin")).then(|| bin.parent().unwrap_or(Path::new("")).to_path_buf())
 }
 
-fn read_config(path: &Path) -> Option<Vec<u8>> {
+fn read_start(path: &Path, length: u64) -> Option<Vec<u8>> {
     let mut content = Vec::new();
-    std::fs::File::open(path).ok()?.take(MAX_CONFIG).read_to_end(&mut content).ok()?;
+    std::fs::File::open(path).ok()?.take(length).read_to_end(&mut content).ok()?;
     Some(content)
 }
 

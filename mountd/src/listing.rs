@@ -29,7 +29,9 @@ pub(crate) async fn keep(node: Arc<Node>) {
     loop {
         node.neighbours.note_taken(shown.values());
         let (listing, mut versions) = listing(&node);
+        let before = node.view.listing();
         let not_taken = node.view.update(listing).await;
+        node.events.note_listing(&before, &node.view.listing());
         node.cache.note_shown();
         for failure in &not_taken {
             // The view still shows what it showed.

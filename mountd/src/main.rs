@@ -5,6 +5,7 @@
 mod cache;
 mod changes;
 mod control;
+mod events;
 mod files;
 mod fuse;
 mod holder;

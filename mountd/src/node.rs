@@ -25,6 +25,7 @@ use twinshare::{
 
 use crate::{
     cache::{self, Cache},
+    events::Events,
     files,
     fuse::{Mount, MountOptions},
     http,
@@ -32,7 +33,7 @@ use crate::{
     listing,
     neighbours::{Neighbours, SHARE_PORT},
     passing::Service,
-    sharing::{self, Sharing},
+    sharing::{self, Own, Sharing},
 };
 
 /// Descriptors of cached files that are kept open.
@@ -59,6 +60,7 @@ pub(crate) struct Node {
     pub(crate) sharing: Arc<Sharing>,
     pub(crate) neighbours: Arc<Neighbours>,
     pub(crate) discovery: Discovery,
+    pub(crate) events: Arc<Events>,
     pub(crate) stop: watch::Sender<bool>,
 }
 
@@ -106,15 +108,15 @@ pub(crate) async fn run(
             ..SharesOptions::default()
         },
     )?;
+    let events = Events::new();
     let profiles = Arc::new(Profiles::open(&arguments.state));
     let sharing = Sharing::open(
         &arguments.state,
-        identity.clone(),
-        host.clone(),
-        share_port,
+        Own { identity: identity.clone(), host: host.clone(), port: share_port },
         shares,
         profiles.clone(),
         Arc::new(History::open(&arguments.state)?),
+        events.clone(),
     )?;
     let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone(), store.clone());
 
@@ -184,6 +186,7 @@ pub(crate) async fn run(
         sharing: sharing.clone(),
         neighbours: neighbours.clone(),
         discovery: discovery.clone(),
+        events,
         stop,
     });
 

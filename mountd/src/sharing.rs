@@ -1,7 +1,7 @@
 //! This node as an owner: what it shares, who may read it, and who asks to.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 use twinshare::{
-    api::Decision,
+    api::{Decision, Happening},
     blob::{Blob, Groups, slices},
     peer::{
         self, Capability, Catalogue, ExpectedPieces, Grant, Head, Identity, NodeInfo, OwnerPath,
@@ -20,13 +20,15 @@ use twinshare::{
     },
     profile::{Profile, Touched},
     publish::{
-        self, Access, EditError, History, Incoming, LocalBlob, PublishError, Share, ShareOptions, Shares,
+        self, Access, EditError, History, Incoming, Keeping, LocalBlob, PublishError, Retention, Share,
+        ShareOptions, Shares,
     },
     tree::{Edit, Snapshot},
     types::{Digest, HostName, Name, NodeId, PathKey, WorkspaceId, WorkspaceName},
 };
 
 use crate::{
+    events::Events,
     files::{self, FileError},
     launches::Profiles,
     readers::Readers,
@@ -68,6 +70,19 @@ struct Shared {
     path: PathBuf,
     name: WorkspaceName,
     access: Access,
+    #[serde(default)]
+    retention: Retention,
+}
+
+/// How a folder is to be shared; what isn't said stays as it was.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) name: Option<WorkspaceName>,
+    pub(crate) access: Option<Access>,
+    /// Whether the content of snapshots is kept.
+    pub(crate) keep: Option<bool>,
+    /// How many snapshots are kept.
+    pub(crate) snapshots: Option<u32>,
 }
 
 /// Who asked for what, and when first.
@@ -82,11 +97,17 @@ pub(crate) struct Asked {
     pub(crate) write: bool,
 }
 
+/// Who this node is.
+pub(crate) struct Own {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) host: HostName,
+    /// Where its share service listens.
+    pub(crate) port: u16,
+}
+
 /// This node as an owner.
 pub(crate) struct Sharing {
-    identity: Arc<Identity>,
-    host: HostName,
-    port: u16,
+    own: Own,
     shares: Arc<Shares>,
     file: PathBuf,
     book: Mutex<Book>,
@@ -94,6 +115,7 @@ pub(crate) struct Sharing {
     readers: Mutex<Readers>,
     profiles: Arc<Profiles>,
     history: Arc<History>,
+    events: Arc<Events>,
     changed: watch::Sender<u64>,
     /// Itself, for what it hands out to be read from.
     this: Weak<Self>,
@@ -103,19 +125,16 @@ impl Sharing {
     /// Opens the book of what was shared before. [`Self::resume`] shares it again.
     pub(crate) fn open(
         state: &Path,
-        identity: Arc<Identity>,
-        host: HostName,
-        port: u16,
+        own: Own,
         shares: Arc<Shares>,
         profiles: Arc<Profiles>,
         history: Arc<History>,
+        events: Arc<Events>,
     ) -> Result<Arc<Self>, FileError> {
         let file = state.join("shares.json");
         let book = files::read_json(&file)?.unwrap_or_default();
         let sharing = Arc::new_cyclic(|this| Self {
-            identity,
-            host,
-            port,
+            own,
             shares,
             file,
             book: Mutex::new(book),
@@ -123,6 +142,7 @@ impl Sharing {
             readers: Mutex::new(Readers::new()),
             profiles,
             history,
+            events,
             changed: watch::Sender::new(0),
             this: this.clone(),
         });
@@ -139,8 +159,9 @@ impl Sharing {
                 let Some(sharing) = weak.upgrade() else { return };
                 let noted = tokio::task::spawn_blocking(move || {
                     for share in sharing.list() {
-                        if let Err(error) = sharing.history.note(&share) {
-                            tracing::warn!(%error, "a snapshot can't be kept");
+                        if let Err(error) = sharing.keep(&share) {
+                            let workspace = share.manifest().name.clone();
+                            tracing::warn!(%error, %workspace, "a snapshot can't be kept");
                         }
                     }
                 });
@@ -157,12 +178,12 @@ impl Sharing {
     /// Blocks for as long as listing the folders takes.
     pub(crate) fn resume(&self) {
         let shared = self.book().shares.clone();
-        for Shared { path, access, .. } in shared {
+        for Shared { path, access, retention, .. } in shared {
             if !self.is_booked(&path) {
                 continue;
             }
             // Its manifest has its name, which the owner may have changed meanwhile.
-            let options = ShareOptions { name: None, access };
+            let options = ShareOptions { name: None, access, retention };
             match self.shares.add(&path, options) {
                 // It was unshared while it was being listed.
                 Ok(share) if !self.is_booked(&path) => {
@@ -191,6 +212,25 @@ impl Sharing {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// Keeps the newest snapshot of a share, as its owner wants it.
+    ///
+    /// Blocks for as long as it takes to copy what is new.
+    fn keep(&self, share: &Share) -> Result<(), Box<dyn std::error::Error>> {
+        let swept = self.history.note(share)?;
+        if !share.retention().content {
+            share.drop_content(&HashSet::new());
+            return Ok(());
+        }
+        let Keeping { copied, missed } = share.keep_content()?;
+        if copied + missed > 0 {
+            tracing::info!(copied, missed, workspace = %share.manifest().name, "kept the content of a snapshot");
+        }
+        if swept {
+            share.drop_content(&self.history.blobs(&share.id())?);
+        }
+        Ok(())
+    }
+
     /// Everything that is shared.
     pub(crate) fn list(&self) -> Vec<Arc<Share>> {
         self.shares.list()
@@ -202,17 +242,18 @@ impl Sharing {
     }
 
     /// Shares a folder, from now on and after a restart. Blocks for as long as listing the folder takes.
-    pub(crate) fn share(
-        &self,
-        path: &Path,
-        name: Option<WorkspaceName>,
-        access: Option<Access>,
-    ) -> Result<Arc<Share>, SharingError> {
-        let before = self.book().shares.iter().find(|shared| shared.path == path).map(|shared| shared.access);
-        let access = access.or(before).unwrap_or_default();
-        let share = self.shares.add(path, ShareOptions { name, access })?;
-        let shared =
-            Shared { path: share.root_path().to_path_buf(), name: share.manifest().name.clone(), access };
+    pub(crate) fn share(&self, path: &Path, options: Options) -> Result<Arc<Share>, SharingError> {
+        let before = self.book().shares.iter().find(|shared| shared.path == path).cloned();
+        let (access, retention) =
+            before.map_or_else(Default::default, |before| (before.access, before.retention));
+        let access = options.access.unwrap_or(access);
+        let retention = Retention {
+            snapshots: options.snapshots.unwrap_or(retention.snapshots),
+            content: options.keep.unwrap_or(retention.content),
+        };
+        let share = self.shares.add(path, ShareOptions { name: options.name, access, retention })?;
+        let (path, name) = (share.root_path().to_path_buf(), share.manifest().name.clone());
+        let shared = Shared { path, name, access, retention };
         let mut book = self.book();
         book.shares.retain(|other| other.path != shared.path);
         book.shares.push(shared);
@@ -230,6 +271,7 @@ impl Sharing {
             Some(share) => {
                 self.shares.remove(name)?;
                 self.profiles.forget(&share.id());
+                share.drop_content(&HashSet::new());
                 if let Err(error) = self.history.forget(&share.id()) {
                     tracing::warn!(%error, "the history of a workspace can't be forgotten");
                 }
@@ -257,6 +299,16 @@ impl Sharing {
     /// Who waits for an answer.
     pub(crate) fn requests(&self) -> Requests {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts what a peer wants before the owner, unless it waits for an answer already.
+    fn ask(&self, share: &Share, peer: NodeId, write: bool) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if note_request(&mut requests, (share.id(), peer), Asked { at: Timestamp::now(), write }) {
+            let workspace = share.manifest().name.clone();
+            tracing::info!(%peer, %workspace, write, "a peer asks for access");
+            self.events.note(Happening::AccessRequested { workspace, peer, write });
+        }
     }
 
     /// The owner's answer: kept.
@@ -298,7 +350,7 @@ impl Sharing {
     }
 
     fn may_read(&self, share: &Share, reader: Option<NodeId>) -> bool {
-        if reader == Some(self.identity.id()) {
+        if reader == Some(self.own.identity.id()) {
             return true;
         }
         match share.access() {
@@ -341,7 +393,7 @@ impl Sharing {
             description: manifest.description.clone().unwrap_or_default(),
             tags: manifest.tags.clone(),
             path: OwnerPath::new(share.root_path().as_os_str().as_encoded_bytes()).ok()?,
-            head: SignedHead::sign(head, &self.identity),
+            head: SignedHead::sign(head, &self.own.identity),
             environments: manifest.environment_names().map(str::to_owned).collect(),
             access: access_of(share),
             allowed: true,
@@ -367,7 +419,7 @@ impl Sharing {
             description: String::new(),
             tags: Vec::new(),
             path: OwnerPath::new(&b"/hidden"[..]).ok()?,
-            head: SignedHead::sign(head, &self.identity),
+            head: SignedHead::sign(head, &self.own.identity),
             environments: Vec::new(),
             access: access_of(share),
             allowed: false,
@@ -385,7 +437,7 @@ impl Sharing {
             let holders = self.readers().holders(&id, Instant::now());
             let may_hold = |node: &NodeId| *node != reader && self.may_read(share, Some(*node));
             Grant {
-                capability: Capability::sign(&self.identity, id, reader, issued, issued + VALID),
+                capability: Capability::sign(&self.own.identity, id, reader, issued, issued + VALID),
                 holders: holders.into_iter().filter(may_hold).collect(),
             }
         };
@@ -416,11 +468,11 @@ fn tag_of(listed: &impl Serialize) -> String {
 impl Sharing {
     pub(crate) fn node(&self) -> NodeInfo {
         NodeInfo {
-            peer_id: self.identity.id(),
-            hostname: self.host.clone(),
+            peer_id: self.own.identity.id(),
+            hostname: self.own.host.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             features: Vec::new(),
-            port: self.port,
+            port: self.own.port,
         }
     }
 
@@ -446,7 +498,7 @@ impl Sharing {
             };
             let profiles = self.profiles.list(&share.id());
             let pieces = profiles.into_iter().flat_map(Vec::from).filter_map(touched).flatten().collect();
-            let reader = Some(self.identity.id());
+            let reader = Some(self.own.identity.id());
             let workspace = Opened { sharing: self.this.clone(), share: share.clone(), reader };
             (Arc::new(workspace) as Arc<dyn ServedWorkspace>, pieces)
         };
@@ -469,10 +521,7 @@ impl Sharing {
             && share.access() == Access::Ask
             && self.decision(&share, Some(reader)).is_none()
         {
-            let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-            if note_request(&mut requests, (*id, reader), Asked { at: Timestamp::now(), write: false }) {
-                tracing::info!(peer = %reader, workspace = %share.manifest().name, "a peer asks for access");
-            }
+            self.ask(&share, reader, false);
         }
         Err(Refusal::Denied)
     }
@@ -550,11 +599,7 @@ impl ServedWorkspace for Opened {
             return true;
         }
         if let Some(reader) = self.reader {
-            let mut requests = sharing.requests.lock().unwrap_or_else(PoisonError::into_inner);
-            let asked = Asked { at: Timestamp::now(), write: true };
-            if note_request(&mut requests, (self.share.id(), reader), asked) {
-                tracing::info!(workspace = %self.share.manifest().name, peer = %reader, "a node wants to change a workspace");
-            }
+            sharing.ask(&self.share, reader, true);
         }
         false
     }

@@ -1,11 +1,18 @@
 use std::{path::Path, time::Duration};
 
-use reqwest::{Method, Url};
+use futures_util::StreamExt;
+
+use reqwest::{
+    Method, Url,
+    header::{AUTHORIZATION, HeaderValue},
+};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 use super::{
-    AccessRequest, CacheReport, Decision, Endpoint, EndpointError, FileEntry, FilePath, Finding, Host, Join,
-    Judgement, LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, PeerAddress, Pin,
+    AccessRequest, CacheReport, Decision, Endpoint, EndpointError, Event, FileEntry, FilePath, Finding, Host,
+    Join, Judgement, LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, PeerAddress, Pin,
     PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
 };
 use crate::types::{NodeId, WorkspaceName};
@@ -222,6 +229,39 @@ impl Client {
     /// Keeps it no longer.
     pub async fn unpin(&self, path: &FilePath) -> Result<(), ClientError> {
         self.send(Method::DELETE, self.at("pins", path), NOTHING, Some(PATIENCE)).await.map(drop)
+    }
+
+    /// Tells `each` what happens, beginning behind the event with the number `after`, else now, until `each` answers false or
+    /// the node ends.
+    pub async fn events(
+        &self,
+        after: Option<u64>,
+        mut each: impl FnMut(Event) -> bool,
+    ) -> Result<(), ClientError> {
+        let query = after.map_or_else(String::new, |after| format!("?after={after}"));
+        let authority = format!("127.0.0.1:{}", self.endpoint.port);
+        let mut request = format!("ws://{authority}{PREFIX}/events{query}")
+            .into_client_request()
+            .map_err(|error| self.broken(error))?;
+        let token = format!("Bearer {}", self.endpoint.token.secret());
+        let token = HeaderValue::from_str(&token).map_err(|error| self.broken(error))?;
+        request.headers_mut().insert(AUTHORIZATION, token);
+        let stream = TcpStream::connect(authority).await.map_err(|error| self.broken(error))?;
+        let (mut socket, _) =
+            tokio_tungstenite::client_async(request, stream).await.map_err(|error| self.broken(error))?;
+        while let Some(message) = socket.next().await {
+            let text = match message {
+                Ok(Message::Text(text)) => text,
+                Ok(_) => continue,
+                // The node ended.
+                Err(_) => break,
+            };
+            let event = serde_json::from_str(&text).map_err(|error| self.broken(error))?;
+            if !each(event) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// What the node finds when it examines itself.

@@ -3,14 +3,17 @@ use std::future::Future;
 use futures_util::stream::BoxStream;
 
 use super::{
-    AccessRequest, CacheReport, Decision, FileEntry, FilePath, Finding, Host, LaunchPlan, LaunchRequest,
-    LayerChange, MergeReport, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText, Share,
-    ShareRequest, SnapshotInfo, Status,
+    AccessRequest, CacheReport, Decision, Event, FileEntry, FilePath, Finding, Host, LaunchPlan,
+    LaunchRequest, LayerChange, MergeReport, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport,
+    RawText, Share, ShareRequest, SnapshotInfo, Status,
 };
 use crate::types::{NodeId, WorkspaceName};
 
 /// A prefetch under way, which dropping ends.
 pub type Prefetch = BoxStream<'static, PrefetchStep>;
+
+/// What happens, as it happens; dropping it ends it.
+pub type Following = BoxStream<'static, Event>;
 
 /// What a node does for its user. The daemon implements it, the control API's server calls it.
 ///
@@ -92,6 +95,9 @@ pub trait Control: Send + Sync + 'static {
 
     /// Keeps it no longer; what is here stays until its space is needed.
     fn unpin(&self, path: FilePath) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// What happened behind the event with the number `after` and what happens from now on; without it only the latter.
+    fn events(&self, after: Option<u64>) -> Following;
 
     /// What the node finds when it examines itself.
     fn doctor(&self) -> impl Future<Output = Vec<Finding>> + Send;

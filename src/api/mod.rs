@@ -11,6 +11,7 @@ mod client;
 mod control;
 mod daemon;
 mod endpoint;
+mod events;
 mod path;
 mod paths;
 mod problem;
@@ -24,9 +25,10 @@ pub use changes::{
     LayerChange, LayerChangeKind, MergeConflict, MergeConflictKind, MergeReport, PushReport, SnapshotInfo,
 };
 pub use client::{Client, ClientError};
-pub use control::{Control, Prefetch};
+pub use control::{Control, Following, Prefetch};
 pub use daemon::{DaemonArguments, NodeOptions};
 pub use endpoint::{Claim, Endpoint, EndpointError, Token};
+pub use events::{Event, Happening};
 pub use path::{FilePath, FilePathError};
 pub use paths::Paths;
 pub use problem::Problem;

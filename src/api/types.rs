@@ -57,6 +57,12 @@ pub struct ShareRequest {
     /// Who may read it; as before, else `ask`, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
+    /// Whether the content of its snapshots is kept, as copies; as before, else not, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<bool>,
+    /// How many snapshots are kept; as before, else 64, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<u32>,
     /// Whether to answer only when all is hashed.
     #[serde(default)]
     pub wait: bool,
@@ -73,6 +79,12 @@ pub struct Share {
     pub path: RawText,
     /// Who may read it.
     pub access: Access,
+    /// Whether the content of its snapshots is kept.
+    #[serde(default)]
+    pub keep: bool,
+    /// How many of its snapshots are kept.
+    #[serde(default)]
+    pub snapshots: u32,
     /// Its current snapshot; absent while the first is being made.
     pub snapshot: Option<Digest>,
     /// Whether what peers see now is a provisional listing.

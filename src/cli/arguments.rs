@@ -1,4 +1,8 @@
-use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
+use std::{
+    ffi::OsString,
+    os::fd::RawFd,
+    path::{Component, PathBuf},
+};
 
 use clap::{Parser, Subcommand, builder::OsStringValueParser, builder::TypedValueParser};
 use twinshare::{
@@ -145,6 +149,10 @@ Example:
   twinshare discard colleague/lab")]
     Discard(Place),
 
+    /// What you changed in a workspace, as a layer
+    #[command(subcommand)]
+    Layer(LayerVerb),
+
     /// List the snapshots of a workspace that its owner keeps
     #[command(after_help = "\
 Each is a folder beside the workspace in the mount, under the workspace's name, '@' and the snapshot's name or the first 8 digits of it.
@@ -173,6 +181,31 @@ Example:
   twinshare pull colleague/lab")]
     Pull(Place),
 
+    /// Show what is known of a file or folder of another host, and how much of it is here
+    #[command(after_help = "\
+Of a folder it's what is known of all below it: looking through a large one takes a while.
+
+Example:
+  twinshare state colleague/lab/models
+  twinshare state ./train.py")]
+    State(Place),
+
+    /// Show what happens, as it happens, until Ctrl-C
+    #[command(after_help = "\
+Workspaces that appear, change and leave, hosts that come and go, and peers that ask for access.
+
+Example:
+  twinshare events
+  twinshare events --json --after 1796000000000000")]
+    Events {
+        /// Begin behind the event with this number (default: with what happens now)
+        #[arg(long, value_name = "ID")]
+        after: Option<u64>,
+
+        #[command(flatten)]
+        format: Format,
+    },
+
     /// Fetch a workspace, or a file or folder of it, before it's needed
     #[command(after_help = "\
 Whatever somebody waits for goes before it. Ctrl-C stops it; what came stays, and the same command goes on from there.
@@ -197,7 +230,7 @@ Example:
     Unpin {
         /// What was pinned
         #[arg(value_name = "HOST/WORKSPACE[/PATH]", value_parser = OsStringValueParser::new().try_map(place))]
-        path: FilePath,
+        path: Where,
     },
 
     /// Examine this machine: what twinshare needs, and what is missing
@@ -245,6 +278,14 @@ pub(super) struct Share {
     /// Who may read it (default: as before; at first, whom you allow when they ask)
     #[arg(long, value_enum)]
     pub(super) access: Option<Access>,
+
+    /// Keep copies of files as they were, so that earlier snapshots stay readable (default: as before; at first, no)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) keep: Option<bool>,
+
+    /// Keep so many snapshots at most (default: as before; at first, 64)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(super) snapshots: Option<u32>,
 
     /// Return only when all of it is hashed
     #[arg(long)]
@@ -324,26 +365,58 @@ Example:
     Clear {
         /// Whose content (default: all)
         #[arg(value_name = "HOST/WORKSPACE", value_parser = OsStringValueParser::new().try_map(place))]
-        place: Option<FilePath>,
+        place: Option<Where>,
 
         #[command(flatten)]
         format: Format,
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum LayerVerb {
+    /// Write what you changed as a layer of a container image (OCI, uncompressed tar)
+    #[command(after_help = "\
+Files that were changed in part are written whole, and what moved folders hold too: their content is fetched.
+
+Example:
+  twinshare layer export colleague/lab lab.tar")]
+    Export {
+        /// Of which workspace
+        #[arg(value_name = "HOST/WORKSPACE", value_parser = OsStringValueParser::new().try_map(place))]
+        what: Where,
+
+        /// The file to write, which mustn't exist yet
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Place {
-    /// What
+    /// What: by its name, or as a path into the mount that begins with / or .
     #[arg(value_name = "HOST/WORKSPACE[/PATH]", value_parser = OsStringValueParser::new().try_map(place))]
-    pub(super) path: FilePath,
+    pub(super) path: Where,
 
     #[command(flatten)]
     pub(super) format: Format,
 }
 
-/// Reads HOST/WORKSPACE, or HOST/WORKSPACE/PATH.
-fn place(text: OsString) -> Result<FilePath, String> {
-    FilePath::parse(text.as_encoded_bytes()).map_err(|error| error.to_string())
+/// How a file in the mount is named.
+#[derive(Debug, Clone)]
+pub(super) enum Where {
+    /// By host, workspace and the path in it.
+    Named(FilePath),
+    /// By its path on this machine.
+    Path(PathBuf),
+}
+
+/// Reads HOST/WORKSPACE, or HOST/WORKSPACE/PATH, or what can only be a path on this machine.
+fn place(text: OsString) -> Result<Where, String> {
+    let first = std::path::Path::new(&text).components().next();
+    if let Some(Component::RootDir | Component::CurDir | Component::ParentDir) = first {
+        return Ok(Where::Path(text.into()));
+    }
+    FilePath::parse(text.as_encoded_bytes()).map(Where::Named).map_err(|error| error.to_string())
 }
 
 /// What `run` says to itself in the sandbox.

@@ -4,8 +4,10 @@ mod arguments;
 mod cache;
 mod changes;
 mod doctor;
+mod events;
 mod failure;
 mod launch;
+mod layer;
 mod list;
 mod mounts;
 mod node;
@@ -13,6 +15,7 @@ mod output;
 mod run;
 mod session;
 mod share;
+mod state;
 
 use std::{
     io::{self, Write},
@@ -22,7 +25,7 @@ use std::{
 use clap::Parser;
 
 use self::{
-    arguments::{Arguments, CacheVerb, PeerVerb, RequestVerb, Verb},
+    arguments::{Arguments, CacheVerb, LayerVerb, PeerVerb, RequestVerb, Verb},
     failure::Failure,
     launch::Launch,
     session::Session,
@@ -92,19 +95,42 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         Verb::Cache(options) => match options.verb {
             None => cache::cache(&session, options.format.json).await?.into(),
             Some(CacheVerb::Clear { place, format }) => {
+                let place = match place {
+                    Some(place) => Some(session.locate(&place).await?),
+                    None => None,
+                };
                 cache::clear(&session, place.as_ref(), format.json).await?.into()
             }
         },
         Verb::Diff { what, text } => {
-            changes::diff(&session, &what.path, text, what.format.json).await?.into()
+            changes::diff(&session, &session.locate(&what.path).await?, text, what.format.json).await?.into()
         }
-        Verb::Discard(what) => changes::discard(&session, &what.path, what.format.json).await?.into(),
-        Verb::History(what) => changes::history(&session, &what.path, what.format.json).await?.into(),
-        Verb::Push(what) => changes::push(&session, &what.path, what.format.json).await?.into(),
-        Verb::Pull(what) => changes::pull(&session, &what.path, what.format.json).await?.into(),
-        Verb::Prefetch(what) => cache::prefetch(&session, &what.path, what.format.json).await?.into(),
-        Verb::Pin(what) => cache::pin(&session, &what.path, what.format.json).await?.into(),
-        Verb::Unpin { path } => cache::unpin(&session, &path).await?.into(),
+        Verb::Discard(what) => {
+            changes::discard(&session, &session.locate(&what.path).await?, what.format.json).await?.into()
+        }
+        Verb::Layer(LayerVerb::Export { what, file }) => {
+            layer::export(&session, &session.locate(&what).await?, &file).await?.into()
+        }
+        Verb::History(what) => {
+            changes::history(&session, &session.locate(&what.path).await?, what.format.json).await?.into()
+        }
+        Verb::Push(what) => {
+            changes::push(&session, &session.locate(&what.path).await?, what.format.json).await?.into()
+        }
+        Verb::Pull(what) => {
+            changes::pull(&session, &session.locate(&what.path).await?, what.format.json).await?.into()
+        }
+        Verb::Prefetch(what) => {
+            cache::prefetch(&session, &session.locate(&what.path).await?, what.format.json).await?.into()
+        }
+        Verb::Pin(what) => {
+            cache::pin(&session, &session.locate(&what.path).await?, what.format.json).await?.into()
+        }
+        Verb::Unpin { path } => cache::unpin(&session, &session.locate(&path).await?).await?.into(),
+        Verb::State(what) => {
+            state::state(&session, &session.locate(&what.path).await?, what.format.json).await?.into()
+        }
+        Verb::Events { after, format } => events::follow(&session, after, format.json).await?.into(),
         Verb::Doctor(format) => doctor::doctor(&session, format.json).await?,
     })
 }

@@ -1,11 +1,18 @@
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use twinshare::{
-    api::{Client, ClientError, Host, Paths, Workspace},
+    api::{Client, ClientError, FilePath, Host, Paths, Workspace},
     types::{HostName, WorkspaceName},
 };
 
-use super::{failure::Failure, output::suggestion};
+use super::{
+    arguments::Where,
+    failure::Failure,
+    output::{plain, suggestion},
+};
 
 /// Which node the verbs are about.
 pub(super) struct Session {
@@ -44,10 +51,47 @@ impl Session {
         })
     }
 
+    /// What is meant by a name, or by a path on this machine that leads into the mount.
+    pub(super) async fn locate(&self, place: &Where) -> Result<FilePath, Failure> {
+        let path = match place {
+            Where::Named(path) => return Ok(path.clone()),
+            Where::Path(path) => path,
+        };
+        let mount = self.client()?.status().await?.mount;
+        let mount = canonical(mount.as_path());
+        let relative = canonical(path).strip_prefix(&mount).map(Path::to_path_buf).map_err(|_| {
+            Failure::new(format!("{} isn't in the mount", plain(&path.to_string_lossy())))
+                .with_remedy(format!("what other hosts share is in {}", plain(&mount.to_string_lossy())))
+        })?;
+        FilePath::parse(relative.as_os_str().as_encoded_bytes()).map_err(|error| {
+            Failure::new(format!("{} names no workspace: {error}", plain(&path.to_string_lossy())))
+        })
+    }
+
+    /// Where a file is in the mount.
+    pub(super) async fn in_mount(&self, path: &FilePath) -> Result<PathBuf, Failure> {
+        let mut file = self.client()?.status().await?.mount.as_path().to_path_buf();
+        file.extend([path.host.as_str(), path.workspace.as_str()]);
+        file.extend(path.path.iter().map(|name| name.as_os_str()));
+        Ok(file)
+    }
+
     /// The file that a node in the background logs to.
     pub(super) fn log(&self) -> PathBuf {
         self.paths.state.join("mountd.log")
     }
+}
+
+/// The absolute path without links and dots on its way; a link at its end is meant itself.
+fn canonical(path: &Path) -> PathBuf {
+    let found = match (path.file_name(), path.parent()) {
+        (Some(name), Some(parent)) => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            parent.canonicalize().map(|parent| parent.join(name))
+        }
+        _ => path.canonicalize(),
+    };
+    found.or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// The host of this name.

@@ -22,8 +22,14 @@ pub(super) async fn share(session: &Session, options: arguments::Share) -> Resul
             Failure::new("it isn't a folder").with_remedy("share the folder that it lies in"),
         ));
     }
-    let request =
-        ShareRequest { path: folder.into(), name: options.name, access: options.access, wait: options.wait };
+    let request = ShareRequest {
+        path: folder.into(),
+        name: options.name,
+        access: options.access,
+        keep: options.keep,
+        snapshots: options.snapshots,
+        wait: options.wait,
+    };
     let share = session.client()?.share(&request).await.map_err(|error| cannot(error.into()))?;
     if options.format.json { json(&share) } else { Ok(describe(&share)) }
 }
@@ -43,6 +49,7 @@ fn describe(share: &Share) -> String {
         ("snapshot", snapshot),
         ("files", format!("{} ({})", count(share.files), size(share.bytes))),
         ("access", access(share.access).to_owned()),
+        ("kept", kept(share)),
     ];
     if share.left_out.count > 0 {
         let mut examples: Vec<String> =
@@ -53,6 +60,12 @@ fn describe(share: &Share) -> String {
         rows.push(("left out", format!("{}: {}", count(share.left_out.count), examples.join(", "))));
     }
     fields(&rows)
+}
+
+/// What is kept of its snapshots, in words.
+fn kept(share: &Share) -> String {
+    let content = if share.keep { "with their content" } else { "without content ('--keep' copies it)" };
+    format!("the last {} snapshots, {content}", share.snapshots)
 }
 
 /// Who may read, in words.

@@ -20,7 +20,7 @@ use super::{
     tally::{Counts, Tally},
 };
 use crate::{
-    blob::{Blob, GROUP, Groups},
+    blob::{Blob, GROUP, Groups, ranges},
     store::WriteStore,
     tree::Snapshot,
     types::{Digest, Name, PathKey, WorkspaceId},
@@ -377,6 +377,14 @@ impl Source for Fetcher {
             let asked = tokio::time::timeout(self.options.deadline, self.holders.snapshots(workspace)).await;
             Ok(asked.map_err(|_| SourceError::TimedOut)??)
         })
+    }
+
+    fn held(&self, blob: &Blob) -> u64 {
+        // What can't be read isn't here.
+        let held = self.store.held(blob).unwrap_or_default();
+        ranges(&held)
+            .map(|groups| (groups.end * GROUP).min(blob.size).saturating_sub(groups.start * GROUP))
+            .sum()
     }
 
     fn knock(&self, workspace: &WorkspaceId) {

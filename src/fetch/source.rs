@@ -101,6 +101,9 @@ pub trait Source: Send + Sync {
         Box::pin(std::future::ready(Err(SourceError::TimedOut)))
     }
 
+    /// How many bytes of a blob are here.
+    fn held(&self, blob: &Blob) -> u64;
+
     /// Somebody wanted to see a workspace that its owner hasn't opened to this node: ask the owner.
     fn knock(&self, workspace: &WorkspaceId);
 }

@@ -1,5 +1,5 @@
-//! Earlier snapshots of what is shared: their lists, and their tree objects. Their content isn't kept: what the owner has changed
-//! since is nobody's but the guests' who fetched it.
+//! Earlier snapshots of what is shared: their lists, and their tree objects. Their content is kept only where the owner wants it
+//! ([`Share::keep_content`]): else what was changed since is nobody's but the guests' who fetched it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,18 +14,16 @@ use redb::{
 
 use super::Share;
 use crate::{
-    tree::{Snapshot, children},
+    tree::{Content, Kind, Page, Snapshot, children, decode},
     types::{Digest, WorkspaceId},
 };
 
 /// So many of the newest are kept in any case …
 const NEWEST: usize = 8;
 
-/// … of those before them one for each minute (in milliseconds) …
+/// … and of those before them one for each minute (in milliseconds), as many in all as the share's
+/// [`Retention`](super::Retention) says.
 const APART: u64 = 60_000;
-
-/// … and so many in all.
-const MOST: usize = 64;
 
 /// What only left snapshots had goes when so many have left, since finding it means looking at all others.
 const LEFT: usize = 16;
@@ -115,13 +113,14 @@ impl History {
         Some(Bytes::copy_from_slice(object.value()))
     }
 
-    /// Keeps the share's current snapshot, unless it's a listing still or kept already.
-    pub fn note(&self, share: &Share) -> Result<()> {
+    /// Keeps the share's current snapshot, unless it's a listing still or kept already. What it answers is whether objects
+    /// of snapshots that left have been removed.
+    pub fn note(&self, share: &Share) -> Result<bool> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let (head, id) = (share.head(), share.id());
         let before = self.list(&id)?;
         if head.provisional || before.last().is_some_and(|last| last.root == head.root) {
-            return Ok(());
+            return Ok(false);
         }
         let mut list: Vec<_> = before.iter().copied().filter(|kept| kept.root != head.root).collect();
         list.push(Snapshot {
@@ -133,9 +132,10 @@ impl History {
             bytes: head.totals.bytes,
         });
         let all = list.len();
-        let list = thinned(&list);
+        let list = thinned(&list, share.retention().snapshots as usize);
         let left = left.entry(id).or_default();
         *left += all - list.len();
+        let swept = *left >= LEFT;
         let write = self.begin_write()?;
         {
             let mut objects = write.open_table(OBJECTS)?;
@@ -145,11 +145,11 @@ impl History {
                     continue;
                 }
                 // It has changed again meanwhile: the next one will be whole.
-                let Some(object) = share.tree(&digest) else { return Ok(()) };
+                let Some(object) = share.tree(&digest) else { return Ok(false) };
                 objects.insert((id.as_bytes(), digest.as_bytes()), &object[..])?;
                 new.extend(children(&object).unwrap_or_default());
             }
-            if *left >= LEFT {
+            if swept {
                 let mut used = HashSet::new();
                 let mut roots: Vec<Digest> = list.iter().map(|kept| kept.root).collect();
                 while let Some(digest) = roots.pop() {
@@ -166,7 +166,21 @@ impl History {
             write.open_table(LISTS)?.insert(id.as_bytes(), &serde_json::to_vec(&list)?[..])?;
         }
         write.commit()?;
-        Ok(())
+        Ok(swept)
+    }
+
+    /// The content of all files of a workspace's snapshots.
+    pub fn blobs(&self, workspace: &WorkspaceId) -> Result<HashSet<Digest>> {
+        let objects = self.database.begin_read()?.open_table(OBJECTS)?;
+        let mut blobs = HashSet::new();
+        for object in objects.range((workspace.as_bytes(), &[0; 32])..=(workspace.as_bytes(), &[255; 32]))? {
+            let Ok(Page::Leaf(entries)) = decode(object?.1.value()) else { continue };
+            blobs.extend(entries.iter().filter_map(|entry| match &entry.kind {
+                Kind::File { content: Content::Blob(blob) | Content::Sparse { blob, .. }, .. } => Some(*blob),
+                _ => None,
+            }));
+        }
+        Ok(blobs)
     }
 
     /// Forgets all of a workspace.
@@ -180,12 +194,12 @@ impl History {
     }
 }
 
-/// Which snapshots stay, oldest first.
-fn thinned(list: &[Snapshot]) -> Vec<Snapshot> {
+/// Which snapshots stay, oldest first: at most `most`, the newest among them.
+fn thinned(list: &[Snapshot], most: usize) -> Vec<Snapshot> {
     let mut kept: Vec<Snapshot> = Vec::new();
     for snapshot in list.iter().rev() {
         let is_apart = kept.last().is_none_or(|last| snapshot.created.saturating_add(APART) <= last.created);
-        if kept.len() < NEWEST || (is_apart && kept.len() < MOST) {
+        if kept.is_empty() || (kept.len() < most && (kept.len() < NEWEST || is_apart)) {
             kept.push(*snapshot);
         }
     }
@@ -218,9 +232,12 @@ mod tests {
         };
         let seconds = |list: &[Snapshot]| list.iter().map(|kept| kept.created / 1000).collect::<Vec<_>>();
         let list: Vec<_> = (0..200).map(at).collect();
-        assert_eq!(seconds(&thinned(&list)), [12, 72, 132, 192, 193, 194, 195, 196, 197, 198, 199]);
+        assert_eq!(seconds(&thinned(&list, 64)), [12, 72, 132, 192, 193, 194, 195, 196, 197, 198, 199]);
         let days: Vec<_> = (0..100).map(|day| at(day * 86_400)).collect();
-        assert_eq!(thinned(&days).len(), MOST);
-        assert_eq!(thinned(&thinned(&list)), thinned(&list));
+        assert_eq!(thinned(&days, 64).len(), 64);
+        let once = thinned(&list, 64);
+        assert_eq!(thinned(&once, 64), once);
+        assert_eq!(seconds(&thinned(&list, 2)), [198, 199]);
+        assert_eq!(seconds(&thinned(&list, 0)), [199], "the newest stays in any case");
     }
 }

@@ -10,6 +10,7 @@ mod cache;
 mod content;
 mod history;
 mod item;
+mod kept;
 mod model;
 mod objects;
 mod outline;
@@ -29,8 +30,9 @@ mod tests;
 
 pub use cache::CacheError;
 pub use history::{History, HistoryError};
+pub use kept::Keeping;
 pub use rules::{IGNORE_FILE, Reason};
 pub use serve::{LocalBlob, PENDING_MAX, ServeError};
-pub use share::{Access, Head, LeftOut, Progress, Share};
+pub use share::{Access, Head, LeftOut, Progress, Retention, Share};
 pub use shares::{PublishError, ShareOptions, Shares, SharesOptions};
 pub use take::{EditError, Incoming};

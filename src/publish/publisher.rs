@@ -17,8 +17,8 @@ use super::{
     objects::{Objects, Written},
     place::{Root, Status, below, means_changed},
     scan::Scanner,
-    share::{Access, Head, Published, Share},
-    shares::{Engine, PublishError},
+    share::{Head, Published, Share},
+    shares::{Engine, PublishError, ShareOptions},
     watch::Watch,
 };
 use crate::{
@@ -127,7 +127,7 @@ impl Publisher {
         engine: &Arc<Engine>,
         path: PathBuf,
         manifest: Manifest,
-        access: Access,
+        options: &ShareOptions,
     ) -> Result<(Arc<Share>, Self), PublishError> {
         let (sender, inbox) = mpsc::channel();
         let least = milliseconds_now();
@@ -145,7 +145,8 @@ impl Publisher {
         let share = Arc::new(Share {
             id: manifest.id,
             root: Root::new(path),
-            access: RwLock::new(access),
+            access: RwLock::new(options.access),
+            retention: RwLock::new(options.retention),
             manifest: RwLock::new(Arc::new(manifest)),
             model: RwLock::new(Model::new()),
             objects: Mutex::new(Objects::default()),

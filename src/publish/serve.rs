@@ -2,6 +2,7 @@ use std::{
     fs::File,
     io,
     ops::Range,
+    path::PathBuf,
     sync::{Arc, mpsc},
 };
 
@@ -49,15 +50,21 @@ pub struct LocalBlob {
     file: File,
     /// Where in the file the blob's bytes are: in one piece unless it is sparse.
     extents: Box<[Extent]>,
-    folder: FolderId,
-    name: Name,
-    token: u64,
-    inbox: mpsc::Sender<Message>,
+    origin: Origin,
     engine: Arc<Engine>,
 }
 
+/// Where a blob is served from.
+#[derive(Debug)]
+enum Origin {
+    /// A file of the workspace.
+    Workspace { folder: FolderId, name: Name, token: u64, inbox: mpsc::Sender<Message> },
+    /// A copy that was made when it was one.
+    Copy(PathBuf),
+}
+
 impl Share {
-    /// Opens a file that has the content `digest`.
+    /// Opens a file that has the content `digest`, or the copy of one that had.
     pub fn blob(&self, digest: &Digest) -> Result<LocalBlob, ServeError> {
         struct Candidate {
             folder: FolderId,
@@ -85,8 +92,9 @@ impl Share {
                 Ok((file, status)) if status.token() == token => {
                     let size = extents.iter().map(|extent| extent.length).sum();
                     let blob = Blob { digest: *digest, size };
-                    let (inbox, engine) = (self.inbox.clone(), Arc::clone(&self.engine));
-                    return Ok(LocalBlob { blob, file, extents, folder, name, token, inbox, engine });
+                    let origin = Origin::Workspace { folder, name, token, inbox: self.inbox.clone() };
+                    let engine = Arc::clone(&self.engine);
+                    return Ok(LocalBlob { blob, file, extents, origin, engine });
                 }
                 Err(error) if !means_changed(&error) => failure = error.into(),
                 _ => {
@@ -94,6 +102,11 @@ impl Share {
                     failure = ServeError::Changed;
                 }
             }
+        }
+        if let Some((blob, file, path)) = self.engine.kept.open(&self.id, digest) {
+            let extents = [Extent { offset: 0, length: blob.size }].into();
+            let (origin, engine) = (Origin::Copy(path), Arc::clone(&self.engine));
+            return Ok(LocalBlob { blob, file, extents, origin, engine });
         }
         Err(failure)
     }
@@ -219,9 +232,17 @@ impl LocalBlob {
     }
 
     fn changed(&self) -> ServeError {
-        let (folder, name, token) = (self.folder, self.name.clone(), self.token);
-        // Nobody listens to a workspace that isn't shared any more.
-        let _ = self.inbox.send(Message::Mismatch { folder, name, token });
+        match &self.origin {
+            Origin::Workspace { folder, name, token, inbox } => {
+                let (folder, name, token) = (*folder, name.clone(), *token);
+                // Nobody listens to a workspace that isn't shared any more.
+                let _ = inbox.send(Message::Mismatch { folder, name, token });
+            }
+            Origin::Copy(path) => {
+                tracing::warn!(path = %path.display(), "the copy of a file of an earlier snapshot is damaged: it goes");
+                let _ = std::fs::remove_file(path);
+            }
+        }
         ServeError::Changed
     }
 }

@@ -44,6 +44,21 @@ pub enum Access {
     Public,
 }
 
+/// What is kept of a workspace's snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// So many snapshots at most, the newest of them in any case.
+    pub snapshots: u32,
+    /// Whether their content is kept too, as copies.
+    pub content: bool,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { snapshots: 64, content: false }
+    }
+}
+
 /// A published state of a workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
@@ -98,6 +113,7 @@ pub struct Share {
     pub(super) id: WorkspaceId,
     pub(super) root: Root,
     pub(super) access: RwLock<Access>,
+    pub(super) retention: RwLock<Retention>,
     pub(super) manifest: RwLock<Arc<Manifest>>,
     pub(super) model: RwLock<Model>,
     pub(super) objects: Mutex<Objects>,
@@ -126,6 +142,11 @@ impl Share {
     /// Who may read it now: sharing the folder again may change it.
     pub fn access(&self) -> Access {
         *self.access.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is kept of its snapshots now: sharing the folder again may change it.
+    pub fn retention(&self) -> Retention {
+        *self.retention.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The newest head.

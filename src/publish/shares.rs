@@ -14,10 +14,11 @@ use tokio::sync::watch;
 
 use super::{
     cache::{Cache, CacheError},
+    kept::Kept,
     outline::ChunkLists,
     publisher::{Message, Publisher},
     scan::is_kernels,
-    share::{Access, Share},
+    share::{Access, Retention, Share},
 };
 use crate::{
     types::{WorkspaceId, WorkspaceName},
@@ -121,6 +122,8 @@ pub struct ShareOptions {
     pub name: Option<WorkspaceName>,
     /// Who may read it.
     pub access: Access,
+    /// What is kept of its snapshots.
+    pub retention: Retention,
 }
 
 /// What all shares have in common.
@@ -129,6 +132,7 @@ pub(super) struct Engine {
     pub(super) options: SharesOptions,
     pub(super) cache: Cache,
     pub(super) chunks: ChunkLists,
+    pub(super) kept: Kept,
     /// Looks through folders.
     pub(super) look: rayon::ThreadPool,
     /// Hashes small files.
@@ -177,6 +181,7 @@ impl Shares {
             options,
             cache,
             chunks: ChunkLists::new(),
+            kept: Kept::new(state),
             look: pool("look")?,
             small: pool("hash")?,
             large: pool("hash-large")?,
@@ -193,7 +198,7 @@ impl Shares {
     /// Shares the folder `root`. Returns when its provisional head is published; hashing goes on in the background.
     ///
     /// This takes as long as looking through the folder. A folder that is shared already stays so: who may read it
-    /// becomes what `options` say, and so does its name if they have one.
+    /// and what is kept becomes what `options` say, and so does its name if they have one.
     pub fn add(&self, root: &Path, options: ShareOptions) -> Result<Arc<Share>, PublishError> {
         let folder = |source| PublishError::Folder { path: root.to_path_buf(), source };
         let path = root.canonicalize().map_err(folder)?;
@@ -214,7 +219,7 @@ impl Shares {
         }
         let manifest = Manifest::load_or_create(&path, options.name.clone())?;
         conflict(&self.shared(), &path, &manifest)?;
-        let (share, publisher) = Publisher::start(&self.engine, path, manifest, options.access)?;
+        let (share, publisher) = Publisher::start(&self.engine, path, manifest, &options)?;
         {
             let mut shared = self.shared();
             // Looking through the folder took its time: somebody else may have been faster.
@@ -284,6 +289,9 @@ impl Shares {
         let mut access = share.access.write().unwrap_or_else(PoisonError::into_inner);
         changed |= std::mem::replace(&mut *access, options.access) != options.access;
         drop(access);
+        let mut retention = share.retention.write().unwrap_or_else(PoisonError::into_inner);
+        changed |= std::mem::replace(&mut *retention, options.retention) != options.retention;
+        drop(retention);
         if changed {
             self.engine.note_change();
         }

@@ -139,11 +139,15 @@ fn show_system(system: &System, line: &mut Line) {
 
 fn set_environment(spec: &SandboxSpec, home: &Path, line: &mut Line) {
     line.add("--clearenv", [""; 0]);
-    let given: [(&str, &OsStr); 4] = [
+    let given: [(&str, &OsStr); 7] = [
         ("PATH", PATH.as_ref()),
         ("HOME", home.as_os_str()),
         ("USER", &spec.user),
         ("LANG", "C.UTF-8".as_ref()),
+        // Files of other users are shown as nobody's, and git wants to be told that it may trust what is in their folders.
+        ("GIT_CONFIG_COUNT", "1".as_ref()),
+        ("GIT_CONFIG_KEY_0", "safe.directory".as_ref()),
+        ("GIT_CONFIG_VALUE_0", spec.original.as_os_str()),
     ];
     for (name, value) in given {
         line.add("--setenv", [name.as_ref(), value]);
@@ -231,7 +235,9 @@ mod tests {
              --tmpfs /home/bob --symlink / /home/bob/twinshare/.outside/dev \
              --ro-bind /home/bob/twinshare/dev/lab /home/ann/lab --chdir /home/ann/lab \
              --clearenv --setenv PATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-             --setenv HOME /home/bob --setenv USER bob --setenv LANG C.UTF-8 --setenv TERM xterm -- make --all"
+             --setenv HOME /home/bob --setenv USER bob --setenv LANG C.UTF-8 \
+             --setenv GIT_CONFIG_COUNT 1 --setenv GIT_CONFIG_KEY_0 safe.directory \
+             --setenv GIT_CONFIG_VALUE_0 /home/ann/lab --setenv TERM xterm -- make --all"
         );
     }
 
@@ -349,7 +355,10 @@ mod tests {
         assert_eq!(bed.shell("cat /etc/shadow 2> /dev/null || echo hidden"), "hidden");
         assert_eq!(bed.shell("grep -c . /proc/net/dev"), "3", "two lines of headings and loopback");
         assert_eq!(bed.shell("grep CapEff /proc/self/status | tr -d 'CapEff: \t0'"), "");
-        assert_eq!(bed.shell("env | cut -d= -f1 | sort | tr '\\n' ' '"), "HOME LANG PATH PWD TERM USER");
+        assert_eq!(
+            bed.shell("env | cut -d= -f1 | sort | tr '\\n' ' '"),
+            "GIT_CONFIG_COUNT GIT_CONFIG_KEY_0 GIT_CONFIG_VALUE_0 HOME LANG PATH PWD TERM USER"
+        );
     }
 
     #[test]

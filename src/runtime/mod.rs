@@ -1,6 +1,7 @@
 //! Running a workspace's environments. So far one runtime: a process in a bubblewrap sandbox.
 
 mod bubblewrap;
+mod script;
 mod system;
 mod terminal;
 mod venv;
@@ -8,7 +9,8 @@ mod venv;
 use std::path::PathBuf;
 
 pub use bubblewrap::{SandboxSpec, arguments, find_bubblewrap};
-pub use system::System;
+pub use script::script_interpreter;
+pub use system::{System, is_system};
 pub use terminal::terminal_filter;
 pub use venv::{Interpreter, VenvConfig};
 
@@ -41,6 +43,18 @@ pub enum RuntimeError {
         home: PathBuf,
         /// What was looked for in vain, or why what is there won't do.
         reason: String,
+    },
+    /// What a script names in its first line isn't there in the sandbox.
+    #[error(
+        "{} begins with #!{}, and there is no such program: was the environment moved after it was made? \
+         'python -m' and the tool's name may do",
+        script.display(), interpreter.display()
+    )]
+    NoScriptInterpreter {
+        /// The script.
+        script: PathBuf,
+        /// What is to run it.
+        interpreter: PathBuf,
     },
     /// A folder of this machine can't be read.
     #[error("{}: {source}", path.display())]

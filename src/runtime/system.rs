@@ -12,6 +12,11 @@ use super::RuntimeError;
 pub(super) const SYSTEM_FOLDERS: [&str; 8] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc"];
 
+/// Whether a path lies in what a sandbox shows of the system.
+pub fn is_system(path: &Path) -> bool {
+    SYSTEM_FOLDERS.iter().any(|folder| path.starts_with(folder))
+}
+
 /// How deep the settings are searched for secrets; what lies deeper is hidden whole.
 const MAX_DEPTH: usize = 8;
 

@@ -3,6 +3,7 @@ use super::{
     node::{Layered, Node, NodeKind, Remote},
 };
 use crate::{
+    blob::Blob,
     layer::{FileKind, Stat},
     tree::{Content, Entry, Kind, Owner},
     types::Timestamp,
@@ -89,10 +90,21 @@ impl View {
         // Of something changed here it's what it was made of.
         match kind {
             Some(Kind::Folder { tree, .. }) => attributes.push(("user.twinshare.digest", tree.to_string())),
-            Some(Kind::File {
-                content: Content::Blob(digest) | Content::Sparse { blob: digest, .. },
-                ..
-            }) => attributes.push(("user.twinshare.digest", digest.to_string())),
+            Some(Kind::File { size, content }) => {
+                let blob = match content {
+                    Content::Pending => None,
+                    Content::Blob(digest) => Some(Blob { digest: *digest, size: *size }),
+                    Content::Sparse { blob: digest, extents } => {
+                        let size = extents.iter().map(|extent| extent.length).sum();
+                        Some(Blob { digest: *digest, size })
+                    }
+                };
+                if let Some(blob) = &blob {
+                    attributes.push(("user.twinshare.digest", blob.digest.to_string()));
+                }
+                let held = blob.map_or(0, |blob| self.source.held(&blob));
+                attributes.push(("user.twinshare.cached_bytes", held.to_string()));
+            }
             _ => {}
         }
         attributes

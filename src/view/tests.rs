@@ -86,6 +86,10 @@ impl Source for Memory {
         std::future::ready(result).boxed()
     }
 
+    fn held(&self, blob: &Blob) -> u64 {
+        if self.blobs.lock().unwrap().contains_key(&blob.digest) { blob.size } else { 0 }
+    }
+
     fn knock(&self, workspace: &WorkspaceId) {
         self.knocks.lock().unwrap().push(*workspace);
     }

@@ -2,11 +2,13 @@
 
 use std::{
     fs::{self, File, FileTimes, OpenOptions},
-    io::Read,
+    io::{BufRead, BufReader, Read},
     os::unix::fs::FileExt,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use serde_json::Value;
 
 use crate::{
     bed::Bed,
@@ -52,6 +54,49 @@ fn an_edit_of_the_owner_is_read_within_three_seconds() {
     });
     fs::remove_file(note.with_file_name("fresh")).unwrap();
     wait_for("the guest sees that a file is gone", LIMIT, || (!fresh.exists()).then_some(()));
+}
+
+#[test]
+fn case_15_an_edit_is_told_within_two_seconds() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    fs::write(workspace.join("note"), "one").unwrap();
+    let seen = bed.share(&workspace);
+    let followed = bed.guest().snapshot("owner", "lab").unwrap();
+    let mut follower = bed
+        .guest()
+        .command(&["events", "--json", "--after", "0"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut next = |what: &str| loop {
+        let event: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        if event["type"] == what {
+            return event;
+        }
+    };
+    // What came before is told first.
+    assert_eq!(next("workspace_appeared")["workspace"], "lab");
+
+    let edited = Instant::now();
+    fs::write(workspace.join("note"), "two and longer").unwrap();
+    let event = loop {
+        let event = next("workspace_changed");
+        if event["snapshot"] != followed.as_str() {
+            break event;
+        }
+    };
+    // Already when it's told, the mount shows it.
+    assert_eq!(fs::metadata(seen.join("note")).unwrap().len(), 14);
+    let passed = edited.elapsed();
+    assert!(passed < Duration::from_secs(2), "it took {passed:?}");
+    assert_eq!((&event["host"], &event["workspace"]), (&"owner".into(), &"lab".into()));
+    bed.owner().ask(&["unshare", "lab"]);
+    assert!(next("workspace_left")["id"].as_u64() > event["id"].as_u64());
+    // It ends with the node.
+    bed.guest().down();
+    assert!(follower.wait().unwrap().success());
 }
 
 #[test]

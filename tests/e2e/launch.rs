@@ -3,7 +3,7 @@
 use std::{
     fs::{self, Permissions},
     io::{self, BufRead, BufReader, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     process::{self, Child, Command, Stdio},
     time::Duration,
 };
@@ -55,6 +55,35 @@ fn a_launch_stands_at_the_original_path_and_passes_its_exit_through() {
     let output = guest.cli(&["run", "owner/nothing", "--", "true"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("nothing"), "{output:?}");
+}
+
+#[test]
+fn case_52_git_works_in_a_workspace_of_another_user() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    let git = |arguments: &[&str]| {
+        let identity =
+            ["-c", "user.name=a", "-c", "user.email=a@example.org", "-C", workspace.to_str().unwrap()];
+        assert!(Command::new("git").args(identity).args(arguments).status().unwrap().success());
+    };
+    git(&["init", "--quiet"]);
+    fs::write(workspace.join("file"), "content").unwrap();
+    git(&["add", "file"]);
+    git(&["commit", "--quiet", "--message", "first"]);
+    // Neither the sharer's nor root's.
+    let chown = Command::new("chown").args(["-R", "12345:12345"]).arg(&workspace).status().unwrap();
+    assert!(chown.success());
+    let seen = bed.share(&workspace);
+    assert_eq!(fs::metadata(seen.join("file")).unwrap().uid(), 65534);
+    let path = workspace.to_str().unwrap();
+    let run = |command: &[&str]| bed.guest().ask(&[&["run", "owner/lab", "--"], command].concat());
+    let status = run(&["git", "-C", path, "status", "--porcelain", "--untracked-files=no"]);
+    assert_eq!(status, "");
+    assert_eq!(
+        run(&["git", "config", "--get-all", "safe.directory"]),
+        format!("{path}\n"),
+        "for nothing else"
+    );
 }
 
 /// Says when it's ready, and how it was told to end; ends by itself, so that a failure leaves nothing behind.

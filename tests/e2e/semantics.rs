@@ -5,14 +5,20 @@ use std::{
     env,
     ffi::OsStr,
     fs::{self, Permissions},
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{MetadataExt, PermissionsExt, symlink},
+    io::{Read, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{MetadataExt, PermissionsExt, symlink},
+        },
     },
     path::Path,
     process::Command,
     time::Duration,
 };
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::{
     bed::Bed,
@@ -169,7 +175,9 @@ fn case_08_any_name_is_an_entry_of_its_own() {
     let Some(bed) = Bed::new() else { return };
     let workspace = bed.workspace("lab");
     let long = [b'n'; 255];
-    let names: [&[u8]; 4] = [b"caf\xc3\xa9", b"cafe\xcc\x81", b"caf\xe9", &long];
+    // The first three differ in nothing that people see, the next three in case only.
+    let names: [&[u8]; 7] =
+        [b"caf\xc3\xa9", b"cafe\xcc\x81", b"caf\xe9", b"Read.me", b"READ.ME", b"read.me", &long];
     for (number, name) in names.iter().enumerate() {
         fs::write(workspace.join(OsStr::from_bytes(name)), format!("content {number}")).unwrap();
     }
@@ -191,13 +199,57 @@ fn case_08_any_name_is_an_entry_of_its_own() {
     // And through the API: a name that isn't UTF-8 comes as base64 as well.
     let files = bed.guest().json(&["ls", "owner/lab", "--json"]);
     let files = files.as_array().unwrap();
-    for name in [names[0], names[1], names[3]] {
+    for name in [names[0], names[1], names[3], names[6]] {
         let name = str::from_utf8(name).unwrap();
         assert!(files.iter().any(|file| file["name"] == name), "{name} isn't in {files:?}");
     }
     let encoded: Vec<_> = files.iter().filter_map(|file| file["name_base64"].as_str()).collect();
     assert_eq!(encoded.len(), 1, "{files:?}");
     assert_eq!(encoded[0].trim_end_matches('='), "Y2Fm6Q");
+}
+
+#[test]
+fn paths_may_be_longer_than_the_kernel_takes_at_once() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    let name = "d".repeat(255);
+    let enter =
+        |folder: OwnedFd| rustix::fs::openat(folder, &name, OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
+    let start =
+        |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let file =
+        |folder: &OwnedFd, flags| rustix::fs::openat(folder, "deep", flags, Mode::RWXU).map(fs::File::from);
+    let mut folder = start(&workspace);
+    for _ in 0..20 {
+        rustix::fs::mkdirat(&folder, &name, Mode::RWXU).unwrap();
+        folder = enter(folder).unwrap();
+    }
+    file(&folder, OFlags::CREATE | OFlags::WRONLY).unwrap().write_all(b"5120 bytes below").unwrap();
+    let seen = bed.share(&workspace);
+
+    let mut folder = start(&seen);
+    for level in 0..20 {
+        folder = enter(folder).unwrap_or_else(|error| panic!("level {level}: {error}"));
+    }
+    let read = |folder: &OwnedFd| {
+        let mut content = String::new();
+        file(folder, OFlags::RDONLY).unwrap().read_to_string(&mut content).unwrap();
+        content
+    };
+    assert_eq!(read(&folder), "5120 bytes below");
+    // The longest that the kernel takes at once.
+    let base = seen.as_os_str().len();
+    let levels = (4095 - base) / 256;
+    let longest = std::iter::repeat_n(name.as_str(), levels).fold(seen, |path, name| path.join(name));
+    assert!(longest.as_os_str().len() > 3800);
+    assert!(fs::metadata(&longest).unwrap().is_dir());
+    // It can be changed there too.
+    file(&folder, OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY).unwrap().write_all(b"mine").unwrap();
+    assert_eq!(read(&folder), "mine");
+    rustix::fs::renameat(&folder, "deep", &folder, "moved").unwrap();
+    let changes = bed.guest().json(&["diff", "owner/lab", "--json"]);
+    assert_eq!(changes.as_array().unwrap().len(), 1, "{changes}");
+    assert!(changes[0]["path"].as_str().unwrap().ends_with("/moved"), "{changes}");
 }
 
 #[test]
@@ -300,6 +352,26 @@ fn attributes_tell_the_snapshot_and_the_digest_and_statfs_the_size() {
     // What can be written is what the guest's own disk has room for.
     assert!(space.f_bavail > 0 && space.f_bavail < space.f_blocks, "{} free", space.f_bavail);
     assert_eq!(attribute(&view.join("f"), "user.twinshare.state"), Ok("remote".to_owned()));
+    let cached = || attribute(&view.join("f"), "user.twinshare.cached_bytes");
+    assert_eq!(cached(), Ok("0".to_owned()));
+    assert_eq!(fs::read_to_string(view.join("f")).unwrap(), "content");
+    // What was read is kept a moment later.
+    wait_for("it is cached", Duration::from_secs(5), || (cached() == Ok("7".to_owned())).then_some(()));
+    // The command says the same, of a name and of a path.
+    fs::write(view.join("new"), "12345").unwrap();
+    let file = view.join("f");
+    for place in ["owner/lab/f", file.to_str().unwrap()] {
+        let state = bed.guest().json(&["state", place, "--json"]);
+        assert_eq!(
+            (&state["state"], &state["cached_bytes"], &state["bytes"]),
+            (&"remote".into(), &7.into(), &7.into())
+        );
+        assert_eq!(state["digest"], digest);
+    }
+    let text = bed.guest().ask(&["state", "owner/lab"]);
+    assert!(text.contains("3 (") && text.contains("0, and 1 new"), "{text}");
+    let elsewhere = bed.guest().cli(&["state", "/etc/passwd"]);
+    assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("isn't in the mount"), "{elsewhere:?}");
     fs::write(view.join("f"), "other").unwrap();
     assert_eq!(attribute(&view.join("f"), "user.twinshare.state"), Ok("changed".to_owned()));
 }

@@ -1,6 +1,6 @@
 //! The whole path: an owner shares a Python environment, a guest sees it and runs it.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use crate::{
     bed::Bed,
@@ -57,6 +57,54 @@ fn a_shared_venv_is_seen_equal_and_runs_fetching_what_it_touches() {
     let (there_later, back_later) = bed.bytes();
     let moved = there_later + back_later - there - back;
     assert!(moved < IDLE, "the second run moved {moved} bytes");
+}
+
+#[test]
+fn case_21_a_moved_venv_runs_its_own_tools_or_names_what_is_missing() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    copy_venv(&workspace);
+    // As installers write them: with the interpreter's absolute path, here one that this machine has and one that it hasn't.
+    let tool = |name: &str, interpreter: &str| {
+        let path = workspace.join(".venv/bin").join(name);
+        fs::write(&path, format!("#!{interpreter}\nimport sys\nprint('of', sys.prefix)\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    tool("pytest", &format!("{}/.venv/bin/python", workspace.display()));
+    tool("moved", "/nowhere/lab/.venv/bin/python");
+    fs::create_dir_all(workspace.join("other/bin")).unwrap();
+    fs::write(workspace.join("other/pyvenv.cfg"), "home = /nowhere/bin\nversion = 3.99.1\n").unwrap();
+    std::os::unix::fs::symlink("/nowhere/bin/python3.99", workspace.join("other/bin/python")).unwrap();
+    let seen = bed.share(&workspace);
+
+    let run = |command: &[&str]| bed.guest().cli(&[&["run", "owner/lab", "--"], command].concat());
+    let ran = run(&[".venv/bin/pytest", "--version"]);
+    assert_eq!(
+        String::from_utf8_lossy(&ran.stdout),
+        format!("of {}/.venv\n", workspace.display()),
+        "{ran:?}"
+    );
+    // What can't run says what it lacks: a script its interpreter, an environment the one that it is based on.
+    for (command, lacking) in [
+        (".venv/bin/moved", "#!/nowhere/lab/.venv/bin/python"),
+        ("other/bin/python", "Python 3.99 at /nowhere/bin"),
+    ] {
+        let output = run(&[command, "--version"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(lacking), "{said}");
+    }
+    // Without twinshare it's the shell that speaks; what this machine has under these names isn't run.
+    let own = bed.folder().join("own");
+    fs::create_dir(&own).unwrap();
+    for name in ["moved", "python"] {
+        fs::write(own.join(name), "#!/bin/sh\necho the own one\n").unwrap();
+        fs::set_permissions(own.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", own.display(), std::env::var("PATH").unwrap());
+    let mut moved = within(60, "bash");
+    moved.args(["-c", "\"$0\" --version"]).arg(seen.join(".venv/bin/moved")).env("PATH", &path);
+    let output = moved.output().unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
 }
 
 #[test]

@@ -1,23 +1,30 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     body::Body,
-    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, RawQuery, Request, State},
+    extract::{
+        DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, RawQuery, Request, State,
+        rejection::QueryRejection,
+        ws::{Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
     http::{StatusCode, header::CONTENT_TYPE, request::Parts},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
 use futures_util::StreamExt;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use twinshare::{
     api::{
-        AccessRequest, BODY_LIMIT, CacheReport, Control, FileEntry, FilePath, Finding, Host, Join, Judgement,
-        LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, Pin, Problem, PushReport, RawText,
-        Share, ShareRequest, SnapshotInfo, Status,
+        AccessRequest, BODY_LIMIT, CacheReport, Control, FileEntry, FilePath, Finding, Following, Host, Join,
+        Judgement, LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, Pin, Problem,
+        PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
     },
     types::{NodeId, WorkspaceName},
 };
+
+/// How often a follower of events shows that it's there.
+const PING: Duration = Duration::from_secs(30);
 
 /// A problem as an answer.
 pub(super) struct Failure(Problem);
@@ -105,6 +112,7 @@ pub(super) fn router<C: Control>(node: Arc<C>) -> Router {
         .route("/history", get(history::<C>))
         .route("/pushes", post(push::<C>))
         .route("/pulls", post(pull::<C>))
+        .route("/events", get(events::<C>))
         .route("/doctor", get(doctor::<C>));
     Router::new()
         .nest(PREFIX, api)
@@ -258,6 +266,47 @@ async fn launch<C: Control>(
         return Err(Problem::invalid("the command of a launch can't be empty").into());
     }
     Ok(Json(node.launch(request).await?))
+}
+
+/// From where events are wanted.
+#[derive(Deserialize)]
+struct After {
+    after: Option<u64>,
+}
+
+/// Sends each event as a text message with JSON in it, until the caller goes away.
+async fn events<C: Control>(
+    State(node): Node<C>,
+    after: Result<Query<After>, QueryRejection>,
+    socket: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Failure> {
+    let Query(After { after }) = after.map_err(|rejection| Problem::invalid(rejection.body_text()))?;
+    let socket = socket.map_err(|_| {
+        Problem::new(426, "Upgrade Required", "events come by WebSocket")
+            .with_remedy("use 'twinshare events'")
+    })?;
+    Ok(socket.on_upgrade(move |socket| follow(socket, node.events(after))))
+}
+
+async fn follow(mut socket: WebSocket, mut events: Following) {
+    // Else a caller that vanished would be noticed at the next event only.
+    let mut pings = tokio::time::interval(PING);
+    loop {
+        let message = tokio::select! {
+            event = events.next() => match event.and_then(|event| serde_json::to_string(&event).ok()) {
+                Some(text) => Message::text(text),
+                None => return,
+            },
+            _ = pings.tick() => Message::Ping(Default::default()),
+            heard = socket.recv() => match heard {
+                Some(Ok(_)) => continue,
+                _ => return,
+            },
+        };
+        if socket.send(message).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn doctor<C: Control>(State(node): Node<C>) -> Json<Vec<Finding>> {

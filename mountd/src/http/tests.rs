@@ -14,15 +14,15 @@ use tokio::{
 use twinshare::{
     api::{
         Access, AccessRequest, BODY_LIMIT, CacheReport, CacheUse, CachedWorkspace, Claim, Client,
-        ClientError, Decision, Endpoint, FileEntry, FileKind, FilePath, Finding, Host, LaunchPlan,
-        LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource, PeerState, Pin,
-        PinState, Prefetch, PrefetchStep, Problem, Progress, PushReport, RawText, Share, ShareRequest,
-        SnapshotInfo, Status, Transfer, Workspace,
+        ClientError, Decision, Endpoint, Event, FileEntry, FileKind, FilePath, Finding, Following, Happening,
+        Host, LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource,
+        PeerState, Pin, PinState, Prefetch, PrefetchStep, Problem, Progress, PushReport, RawText, Share,
+        ShareRequest, SnapshotInfo, Status, Transfer, Workspace,
     },
     types::{Digest, Name, NodeId, Timestamp, WorkspaceId, WorkspaceName},
 };
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 
 use super::*;
 
@@ -56,6 +56,8 @@ fn a_share() -> Share {
         name: "lab".parse().unwrap(),
         path: "/w/lab".into(),
         access: Access::Public,
+        keep: false,
+        snapshots: 64,
         snapshot: Some(Digest::of(b"lab")),
         provisional: false,
         sequence: 7,
@@ -227,6 +229,11 @@ impl Control for FakeNode {
         };
         Ok(futures_util::stream::iter([first, last]).boxed())
     }
+    fn events(&self, after: Option<u64>) -> Following {
+        let event = |id| Event { id, at: "2026-01-02T03:04:05Z".parse().unwrap(), what: Happening::Missed };
+        let before = after.map(|after| event(after + 1));
+        stream::iter(before).chain(stream::once(std::future::ready(event(7)))).boxed()
+    }
     async fn pin(&self, path: FilePath) -> Result<Pin, Problem> {
         self.note(format!("pin {path}"));
         Ok(a_report().pins.remove(0))
@@ -328,6 +335,8 @@ async fn every_endpoint_answers_the_client() {
         path: "/w/lab".into(),
         name: Some("lab".parse().unwrap()),
         access: Some(Access::Public),
+        keep: Some(true),
+        snapshots: None,
         wait: true,
     };
     assert_eq!(client.share(&request).await.unwrap(), a_share());
@@ -370,6 +379,27 @@ async fn every_endpoint_answers_the_client() {
     assert_eq!(client.pin(&data).await.unwrap(), a_report().pins[0]);
     let Err(ClientError::Problem(problem)) = client.unpin(&lab).await else { panic!() };
     assert_eq!(problem.status(), 404);
+    let mut heard = Vec::new();
+    let two = |event: Event| {
+        heard.push(event.id);
+        heard.len() < 2
+    };
+    client.events(Some(41), two).await.unwrap();
+    assert_eq!(heard, [42, 7]);
+    heard.clear();
+    client
+        .events(None, |event| {
+            heard.push(event.id);
+            true
+        })
+        .await
+        .unwrap();
+    assert_eq!(heard, [7], "until the node has no more");
+    let (bearer, host) = (served.bearer(), served.host());
+    let headers = [("Host", host.as_str()), ("Authorization", bearer.as_str())];
+    let (status, answer) = served.raw("GET", "/api/v1/events", &headers, "").await;
+    assert!(status == 426 && answer.contains("twinshare events"), "{answer}");
+    assert_eq!(served.raw("GET", "/api/v1/events?after=x", &headers, "").await.0, 400);
     assert_eq!(client.doctor().await.unwrap()[0].check, "fuse");
     client.shutdown().await.unwrap();
     served.node.stopped.notified().await;

@@ -27,7 +27,8 @@ impl Owner {
         let identity = Arc::new(Identity::load_or_create(&state.join("identity")).unwrap());
         let shares = Shares::open(&state, SharesOptions::default()).unwrap();
         let profiles = Arc::new(Profiles::open(&state));
-        Sharing::open(&state, identity, "owner".parse().unwrap(), 1, shares, profiles, history).unwrap()
+        let own = Own { identity, host: "owner".parse().unwrap(), port: 1 };
+        Sharing::open(&state, own, shares, profiles, history, Events::new()).unwrap()
     }
 
     /// What the node shares when it is started once more.
@@ -44,7 +45,9 @@ impl Owner {
         let path = self.folder.path().join(name);
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("secret.txt"), "secret").unwrap();
-        self.sharing.share(&path, Some(name.parse().unwrap()), Some(access)).unwrap()
+        let options =
+            Options { name: Some(name.parse().unwrap()), access: Some(access), ..Options::default() };
+        self.sharing.share(&path, options).unwrap()
     }
 
     fn names(&self) -> Vec<String> {
@@ -142,7 +145,7 @@ async fn the_catalogue_tells_nothing_of_what_may_not_be_read() {
             files: 0,
             bytes: 0,
         };
-        head.verify(owner.sharing.identity.id()).unwrap();
+        head.verify(owner.sharing.own.identity.id()).unwrap();
         assert_eq!((head.head, path.as_bytes()), (blank, &b"/hidden"[..]));
         !allowed && description.is_empty() && tags.is_empty() && environments.is_empty()
     };
@@ -237,7 +240,7 @@ async fn grants_are_for_whom_the_owner_lets_read() {
     let grants = owner.sharing.catalogue(Some(GUEST)).grants;
     let [_, Grant { capability, .. }] = &grants[..] else { panic!("{grants:?}") };
     capability.verify().unwrap();
-    assert_eq!((capability.owner, capability.reader), (owner.sharing.identity.id(), GUEST));
+    assert_eq!((capability.owner, capability.reader), (owner.sharing.own.identity.id(), GUEST));
     assert_eq!(capability.expires - capability.issued, VALID);
 
     // Who reads is told to the others, as long as it may.

@@ -133,7 +133,7 @@ fn workspaces_have_one_name_and_one_identity() {
     let shares = first.open(quiet());
     let mut changes = shares.changes();
     let name = |text: &str| Some(text.parse().unwrap());
-    let options = |name| ShareOptions { name, access: Access::Public };
+    let options = |name| ShareOptions { name, access: Access::Public, ..ShareOptions::default() };
     let share = shares.add(first.root.path(), options(name("one"))).unwrap();
     assert!(changes.has_changed().unwrap());
     changes.mark_unchanged();
@@ -169,7 +169,8 @@ fn workspaces_have_one_name_and_one_identity() {
 fn sharing_a_shared_folder_again_changes_how_it_is_shared() {
     let (first, second) = (Lab::new(), Lab::new());
     let shares = first.open(quiet());
-    let options = |name: &str, access| ShareOptions { name: name.parse().ok(), access };
+    let options =
+        |name: &str, access| ShareOptions { name: name.parse().ok(), access, ..ShareOptions::default() };
     let share = shares.add(first.root.path(), options("one", Access::Ask)).unwrap();
     shares.add(second.root.path(), options("two", Access::Ask)).unwrap();
     let again = |name, access| {
@@ -273,7 +274,8 @@ fn a_folder_that_is_gone_is_told_once_and_may_come_back() {
     let kept = fs::read(root.join("workspace.yaml")).unwrap();
     let held = shares.engine().hold.write().unwrap();
     let (share, publisher) =
-        publisher::Publisher::start(shares.engine(), root.clone(), manifest, Access::Ask).unwrap();
+        publisher::Publisher::start(shares.engine(), root.clone(), manifest, &ShareOptions::default())
+            .unwrap();
     let warnings = Warnings::default();
     let told = || warnings.0.load(Ordering::Relaxed);
     let subscriber = warnings.clone();
