@@ -26,6 +26,7 @@ pub(super) async fn doctor(session: &Session, as_json: bool) -> Result<Answer, F
         vec![fuse_device(OpenOptions::new().read(true).write(true).open("/dev/fuse").err().as_ref())];
     findings.push(fusermount(find_program("fusermount3"), root));
     findings.push(allow_other(std::fs::read_to_string("/etc/fuse.conf").ok().as_deref(), root));
+    findings.extend(indexer(std::fs::read_to_string("/etc/updatedb.conf").ok().as_deref()));
     findings.extend(sandbox());
     findings.push(interfaces());
     match Client::find(&session.paths.runtime) {
@@ -111,6 +112,23 @@ fn allow_other(configuration: Option<&str>, root: bool) -> Finding {
             (false, false) => "only you can enter your mount (no user_allow_other in /etc/fuse.conf)",
         },
     )
+}
+
+/// Whether `locate`'s index leaves mounts out, by the text of /etc/updatedb.conf; nothing where there's no such index.
+fn indexer(configuration: Option<&str>) -> Option<Finding> {
+    const CHECK: &str = "locate";
+    let left_out = configuration?.lines().filter_map(|line| {
+        let (name, kinds) = line.split_once('=')?;
+        (name.trim() == "PRUNEFS").then(|| kinds.trim().trim_matches('"'))
+    });
+    Some(match left_out.flat_map(str::split_whitespace).any(|kind| kind == "fuse.twinshare") {
+        true => Finding::fine(CHECK, "updatedb leaves mounts of twinshare out"),
+        false => Finding::warning(
+            CHECK,
+            "updatedb will look through everything that colleagues share",
+            r#"'sudo sed -i 's/^ *PRUNEFS *= *"/&fuse.twinshare /' /etc/updatedb.conf'"#,
+        ),
+    })
 }
 
 /// Whether launches can be put into a sandbox: by making one.
@@ -223,6 +241,9 @@ mod tests {
         assert!(!fusermount(None, false).ok);
         assert!(allow_other(Some("# user_allow_other\n"), false).message.starts_with("only you"));
         assert!(allow_other(Some("mount_max = 9\nuser_allow_other\n"), false).message.starts_with("you may"));
+        assert_eq!(indexer(None), None);
+        assert!(indexer(Some("PRUNE_BIND_MOUNTS=\"yes\"\nPRUNEFS = \"NFS fuse.twinshare\"\n")).unwrap().ok);
+        assert!(!indexer(Some("# PRUNEFS=\"fuse.twinshare\"\nPRUNEFS=\"NFS fuse.sshfs\"\n")).unwrap().ok);
         let ubuntu = namespaces("x", |path| path.contains("apparmor").then(|| "1".to_owned()));
         assert!(ubuntu.remedy.unwrap().contains("AppArmor"));
         let text = describe(&[Finding::fine("a", "b"), Finding::missing("longer", "c", "do this")]);

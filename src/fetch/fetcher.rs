@@ -1,7 +1,7 @@
 use std::{
     collections::HashMap,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -205,7 +205,8 @@ impl Fetcher {
 
     /// Fetches what a program will probably read soon that had to wait for some groups of a file.
     fn bring_along(&self, lane: &Arc<Lane>, blob: &Blob, touched: Range<u64>, around: &dyn Surroundings) {
-        if !blob.is_whole() && blob.size <= self.options.mapped {
+        let is_large = !blob.is_whole();
+        if is_large && blob.size <= self.options.mapped && !self.readahead().skims() {
             let first = touched.start / WINDOW * WINDOW;
             let last = touched.end.next_multiple_of(WINDOW).min(blob.groups());
             lane.read_ahead(*blob, first..last);
@@ -255,6 +256,10 @@ impl Fetcher {
         likeness.map(|likeness| self.likenesses.begin(&likeness, groups)).unwrap_or_default()
     }
 
+    fn readahead(&self) -> MutexGuard<'_, Readahead> {
+        self.readahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn read_ahead(
         &self,
         workspace: &WorkspaceId,
@@ -266,9 +271,7 @@ impl Fetcher {
         if blob.is_whole() {
             return;
         }
-        let mut readahead = self.readahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = readahead.note(blob.digest, blob.size, start..end);
-        drop(readahead);
+        let wanted = self.readahead().note(blob.digest, blob.size, start..end);
         let Some(wanted) = wanted else { return };
         // What the demand fetches is not asked for again: it's under way already.
         let groups = wanted.start / GROUP..wanted.end.div_ceil(GROUP);
@@ -322,10 +325,7 @@ impl Fetcher {
     /// Returns when some groups of a file that is being read here are held, or when they won't be soon: fetches them,
     /// as they'd be fetched ahead of the reader, if nobody has yet. What isn't read here is not fetched for others.
     pub async fn bring(&self, workspace: &WorkspaceId, blob: &Blob, groups: Range<u64>) {
-        let is_read = {
-            let readahead = self.readahead.lock().unwrap_or_else(PoisonError::into_inner);
-            readahead.knows(&blob.digest)
-        };
+        let is_read = self.readahead().knows(&blob.digest);
         if is_read {
             self.lane(workspace).bring(*blob, groups).await;
         }

@@ -20,9 +20,15 @@ const LAST_WINDOW: u64 = 16 << 20;
 /// sends its requests from several threads, out of order.
 const SLACK: u64 = 1 << 20;
 
+/// So many files in a row of which only the beginning is read are programs that load libraries, perhaps; with more it's somebody
+/// who looks through files for what they are, as a file manager does that opens a folder.
+const HEADS: u32 = 16;
+
 /// Recognises readers that go through a file in order, several of them in one file too.
 pub(super) struct Readahead {
     files: LruCache<Digest, Vec<Reader>>,
+    /// Of how many files in a row only the beginning has been read.
+    heads: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +42,7 @@ struct Reader {
 
 impl Readahead {
     pub(super) fn new() -> Self {
-        Self { files: LruCache::new(NonZeroUsize::new(FILES).unwrap_or(NonZeroUsize::MIN)) }
+        Self { files: LruCache::new(NonZeroUsize::new(FILES).unwrap_or(NonZeroUsize::MIN)), heads: 0 }
     }
 
     /// Whether the file is one of those that were read last.
@@ -44,8 +50,15 @@ impl Readahead {
         self.files.contains(file)
     }
 
+    /// Whether it's only the beginnings of files that are being read: what lies behind them isn't worth fetching then.
+    pub(super) fn skims(&self) -> bool {
+        self.heads > HEADS
+    }
+
     /// Notes a read of `range` bytes in a file of `size` bytes; gives what should be fetched ahead of the reader, if anything.
     pub(super) fn note(&mut self, file: Digest, size: u64, range: Range<u64>) -> Option<Range<u64>> {
+        let is_head = range.start == 0 && !self.knows(&file);
+        self.heads = if is_head { self.heads.saturating_add(1) } else { 0 };
         let readers = self.files.get_or_insert_mut(file, Vec::new);
         let found = readers.iter().position(|reader| {
             range.start <= reader.position + SLACK && range.end + SLACK >= reader.position

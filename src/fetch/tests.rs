@@ -270,6 +270,33 @@ async fn a_read_brings_what_it_touches_and_is_local_the_second_time() {
 }
 
 #[tokio::test]
+async fn who_looks_at_the_heads_of_files_brings_a_bounded_amount() {
+    let files: Vec<_> = (0..60).map(|seed| sample(2 << 20, seed)).collect();
+    let owner = Owner::new(&files);
+    let holders = Arc::new(Everybody(vec![owner.clone()]));
+    let options = FetchOptions { deadline: Duration::from_secs(10), mapped: 32 << 20 };
+    let fetcher = Arc::new(Fetcher::new(Arc::new(MemoryStore::new()), holders, options).0);
+    let heads = |files: &[Vec<u8>]| {
+        let (fetcher, owner, files) = (fetcher.clone(), owner.clone(), files.to_vec());
+        async move {
+            let before = owner.groups_asked();
+            for file in &files {
+                read(&fetcher, file, 0, 4096).await.unwrap();
+            }
+            put(&fetcher).await;
+            owner.groups_asked() - before
+        }
+    };
+    // A window along with each of the first, as libraries want it; then what is asked for.
+    let first = heads(&files[..16]).await;
+    assert!(first >= 16 * 32, "{first}");
+    assert_eq!(heads(&files[16..50]).await, 34);
+    // Who reads on isn't one who only looks.
+    read(&fetcher, &files[0], 1 << 20, 4096).await.unwrap();
+    assert!(heads(&files[50..51]).await >= 32);
+}
+
+#[tokio::test]
 async fn what_comes_is_noted_for_its_workspace_alone() {
     let (small, large, tree) = (sample(1000, 0), sample(4 << 20, 1), sample(500, 2));
     let owner = Owner::new(&[small.clone(), large.clone(), tree.clone()]);
