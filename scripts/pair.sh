@@ -20,11 +20,16 @@ start_pair() {
 
 start_guest() {
   at_guest up --name guest --port "$(free_port)" --mount "$room/m" "$@" >/dev/null
+  wait_for_path "$lab/workspace.yaml"
+}
+
+# Until it's there.
+wait_for_path() {
   for _ in $(seq 100); do
-    [ -e "$lab/workspace.yaml" ] && return
+    [ -e "$1" ] && return
     sleep 0.1
   done
-  die "the workspace doesn't appear in the guest's mount"
+  die "$1 doesn't appear in the guest's mount"
 }
 
 # Stops both and removes the room.
