@@ -206,6 +206,7 @@ fn local_view() -> View {
         modified: Timestamp { seconds: 42, nanoseconds: 7 },
         original: b"/home/ann/lab".to_vec(),
         fixed: false,
+        rights: twinshare::access::Rights::USUAL,
     };
     let places = BTreeMap::from([("lab".parse().unwrap(), Place::Remote(mounted))]);
     let host = HostListing { state: HostState::Online, places };

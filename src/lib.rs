@@ -4,6 +4,8 @@
 
 pub mod types;
 
+pub mod access;
+
 pub mod tree;
 
 pub mod blob;

@@ -155,7 +155,7 @@ fn host() -> Value {
         "version": "0.1.0", "last_seen": "2026-01-02T03:04:05Z",
         "workspaces": [{
             "id": "04".repeat(16), "name": "lab", "description": "a \u{1b}[2J lab", "tags": [], "snapshot": "cd".repeat(32),
-            "provisional": false, "sequence": 1, "files": 2, "bytes": 3, "access": "public", "allowed": true,
+            "provisional": false, "sequence": 1, "files": 2, "bytes": 3, "access": "public", "rights": ["browse", "read", "clone", "run"],
             "path": "/home/o/lab", "environments": [],
         }],
     })

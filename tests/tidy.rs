@@ -10,8 +10,9 @@ use std::{
 };
 
 /// The rooms of the library, bottom up, as src/lib.rs lists them.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 15] = [
     "types",
+    "access",
     "tree",
     "blob",
     "profile",

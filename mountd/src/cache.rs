@@ -11,6 +11,7 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::AbortHandle};
 use twinshare::{
+    access::Right,
     api::{
         self, ByteSize, CacheReport, CacheUse, CachedWorkspace, FilePath, PinState, Prefetch, PrefetchStep,
         Problem, RawText, Transfer,
@@ -172,9 +173,21 @@ impl Cache {
         blocking(move || store.clear(&workspace)).await
     }
 
+    /// The workspace of another host in which a path is, if it may be fetched whole.
+    fn clonable(&self, path: &FilePath) -> Result<Mounted, Problem> {
+        let mounted = self.mounted(path)?;
+        // Who may not even look into it is told so below.
+        if mounted.root.is_some() && !mounted.rights.has(Right::Clone) {
+            let why =
+                format!("the owner of {}/{} doesn't let you fetch all of it", path.host, path.workspace);
+            return Err(Problem::denied(why).with_remedy("what you read is fetched as you read it"));
+        }
+        Ok(mounted)
+    }
+
     /// Fetches what is at a path of a workspace, step by step as the stream is read.
     pub(crate) fn prefetch(&self, path: FilePath) -> Result<Prefetch, Problem> {
-        let mounted = self.mounted(&path)?;
+        let mounted = self.clonable(&path)?;
         let root = root(&mounted, &path)?;
         let (fetcher, observer) = (self.fetcher.clone(), Reached(watch::Sender::default()));
         let reached = observer.0.subscribe();
@@ -195,7 +208,7 @@ impl Cache {
     }
 
     pub(crate) async fn pin(self: &Arc<Self>, path: &FilePath) -> Result<api::Pin, Problem> {
-        let mounted = self.mounted(path)?;
+        let mounted = self.clonable(path)?;
         let (_, total) = root(&mounted, path)?;
         if path.path.is_empty() && total.bytes > self.limit {
             return Err(problem(BulkError::Full));

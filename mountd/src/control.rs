@@ -1,15 +1,16 @@
 //! What the node does for its user: the control API's calls, in terms of the rooms.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use twinshare::{
+    access::{Grant, Group, Rights, Whom},
     api::{
-        Access, AccessRequest, CacheReport, Control, Decision, FileEntry, FileKind, FilePath, Finding,
-        Following, Host, LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress,
-        PeerSource, PeerState, Pin, Prefetch, Problem, Progress, PushReport, RawText, Share, ShareRequest,
-        SnapshotInfo, Status, Workspace,
+        AccessReport, AccessRequest, AuditEntry, CacheReport, Control, Decision, FileEntry, FileKind,
+        FilePath, Finding, Following, GrantEntry, GrantRequest, Groups, Host, LaunchPlan, LaunchRequest,
+        LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource, PeerState, Pin, Prefetch, Problem,
+        Progress, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status, Workspace,
     },
     discovery,
     fetch::{Holders, SourceError},
@@ -20,13 +21,18 @@ use twinshare::{
 };
 
 use crate::{
-    changes, launch, neighbours,
+    changes,
+    consent::Subject,
+    launch, neighbours,
     node::Node,
     sharing::{Options, SharingError},
 };
 
 /// How long a peer that was just added by address may take to answer.
 const MEETING: Duration = Duration::from_secs(5);
+
+/// So many of the newest lines of the audit log are shown.
+const AUDITED: usize = 1000;
 
 /// A folder of any size fits into one answer; beyond this something is wrong.
 const MAX_ENTRIES: usize = 2_000_000;
@@ -65,18 +71,13 @@ impl Control for Node {
     async fn share(&self, request: ShareRequest) -> Result<Share, Problem> {
         let sharing = self.sharing.clone();
         let path = request.path.as_path().to_path_buf();
-        let ShareRequest { name, keep, snapshots, .. } = request;
-        let access = request.access.map(|access| match access {
-            Access::Ask => publish::Access::Ask,
-            Access::Peers => publish::Access::Peers,
-            Access::Public => publish::Access::Public,
-        });
+        let ShareRequest { name, access, keep, snapshots, wait, .. } = request;
         let options = Options { name, access, keep, snapshots };
         let share = tokio::task::spawn_blocking(move || sharing.share(&path, options))
             .await
             .map_err(Problem::failed)?
             .map_err(not_shared)?;
-        if request.wait {
+        if wait {
             share.settled().await.map_err(Problem::failed)?;
         }
         Ok(described(&share))
@@ -133,12 +134,8 @@ impl Control for Node {
                         sequence: info.head.head.sequence,
                         files: mounted.totals.files,
                         bytes: mounted.totals.bytes,
-                        access: match info.access {
-                            twinshare::peer::Access::Public => Access::Public,
-                            twinshare::peer::Access::Ask => Access::Ask,
-                            twinshare::peer::Access::Peers | twinshare::peer::Access::Other => Access::Peers,
-                        },
-                        allowed: info.allowed,
+                        access: info.access,
+                        rights: info.rights,
                         path: RawText::from(info.path.to_path_buf().into_os_string()),
                         environments: info.environments.clone(),
                     })
@@ -235,7 +232,7 @@ impl Control for Node {
     async fn requests(&self) -> Vec<AccessRequest> {
         let known = self.neighbours.list();
         let shares = self.sharing.list();
-        let requests = self.sharing.requests();
+        let requests = self.sharing.consent().requests().clone();
         let described = requests.into_iter().filter_map(|((workspace, peer), asked)| {
             let share = shares.iter().find(|share| share.id() == workspace)?;
             let neighbour = known.iter().find(|(id, _)| *id == peer).map(|(_, neighbour)| neighbour);
@@ -259,11 +256,47 @@ impl Control for Node {
         peer: NodeId,
         decision: Decision,
     ) -> Result<(), Problem> {
-        let share = self
-            .sharing
-            .find(&workspace)
-            .ok_or_else(|| Problem::missing(format!("no workspace {workspace} is shared here")))?;
-        self.sharing.decide(share.id(), peer, decision).map_err(Problem::failed)
+        let subject = self.subject(&workspace)?;
+        self.sharing.consent().decide(&subject, peer, decision).map_err(Problem::failed)
+    }
+
+    async fn access(&self, workspace: WorkspaceName) -> Result<AccessReport, Problem> {
+        let share = self.shared(&workspace)?;
+        let known = self.neighbours.list();
+        let host = |whom: &Whom| {
+            let Whom::Peer(peer) = whom else { return None };
+            known.iter().find(|(id, _)| id == peer).map(|(_, neighbour)| neighbour.folder.clone())
+        };
+        let grants = self.sharing.consent().grants(&share.id()).into_iter();
+        let grants = grants.map(|(whom, grant)| GrantEntry { host: host(&whom), whom, grant }).collect();
+        Ok(AccessReport { workspace, access: share.access(), grants })
+    }
+
+    async fn grant(&self, workspace: WorkspaceName, request: GrantRequest) -> Result<(), Problem> {
+        let subject = self.subject(&workspace)?;
+        let GrantRequest { whom, rights, expires } = request;
+        let consent = self.sharing.consent();
+        match rights {
+            Some(rights) => consent.grant(&subject, whom, Grant { rights, expires }).map_err(Problem::failed),
+            None => match consent.revoke(&subject, &whom).map_err(Problem::failed)? {
+                true => Ok(()),
+                false => Err(Problem::missing(format!("nothing is decided about {whom} and {workspace}"))),
+            },
+        }
+    }
+
+    async fn groups(&self) -> Groups {
+        self.sharing.consent().groups()
+    }
+
+    async fn set_group(&self, name: Group, members: BTreeSet<NodeId>) -> Result<(), Problem> {
+        self.sharing.consent().set_group(name, members).map_err(Problem::failed)
+    }
+
+    async fn audit(&self) -> Result<Vec<AuditEntry>, Problem> {
+        let sharing = self.sharing.clone();
+        let read = tokio::task::spawn_blocking(move || sharing.consent().audit().read(AUDITED));
+        read.await.map_err(Problem::failed)?.map_err(Problem::failed)
     }
 
     async fn launch(&self, request: LaunchRequest) -> Result<LaunchPlan, Problem> {
@@ -480,6 +513,17 @@ fn not_listed(path: &FilePath, error: &ViewError) -> Problem {
     }
 }
 
+impl Node {
+    fn shared(&self, name: &WorkspaceName) -> Result<Arc<publish::Share>, Problem> {
+        let missing = || Problem::missing(format!("no workspace {name} is shared here"));
+        self.sharing.find(name).ok_or_else(missing)
+    }
+
+    fn subject(&self, name: &WorkspaceName) -> Result<Subject, Problem> {
+        self.shared(name).map(|share| Subject { id: share.id(), name: name.clone() })
+    }
+}
+
 fn not_shared(error: SharingError) -> Problem {
     Problem::invalid(error)
 }
@@ -492,7 +536,7 @@ fn described(share: &Arc<publish::Share>) -> Share {
         id: share.id(),
         name: share.manifest().name.clone(),
         path: RawText::from(share.root_path().as_os_str().to_owned()),
-        access: own_access(share),
+        access: share.access(),
         keep: share.retention().content,
         snapshots: share.retention().snapshots,
         snapshot: Some(head.root),
@@ -513,14 +557,6 @@ fn described(share: &Arc<publish::Share>) -> Share {
     }
 }
 
-fn own_access(share: &publish::Share) -> Access {
-    match share.access() {
-        publish::Access::Ask => Access::Ask,
-        publish::Access::Peers => Access::Peers,
-        publish::Access::Public => Access::Public,
-    }
-}
-
 fn own_workspace(share: &Arc<publish::Share>) -> Workspace {
     let head = share.head();
     let manifest = share.manifest();
@@ -534,8 +570,8 @@ fn own_workspace(share: &Arc<publish::Share>) -> Workspace {
         sequence: head.sequence,
         files: head.totals.files,
         bytes: head.totals.bytes,
-        access: own_access(share),
-        allowed: true,
+        access: share.access(),
+        rights: Rights::ALL,
         path: RawText::from(share.root_path().as_os_str().to_owned()),
         environments: manifest.environment_names().map(str::to_owned).collect(),
     }

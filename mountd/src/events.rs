@@ -167,6 +167,7 @@ mod tests {
                 modified: Default::default(),
                 original: b"/w".to_vec(),
                 fixed: false,
+                rights: twinshare::access::Rights::USUAL,
             })
         };
         let listing = |state, places: Vec<(&str, Place)>| {

@@ -457,6 +457,7 @@ fn received(piece: peer::Piece) -> Result<Piece, Refused> {
         peer::Piece::Refused(RefusedPiece::Unknown) => Err(Refused::Unknown),
         peer::Piece::Refused(RefusedPiece::Changed) => Err(Refused::Changed),
         peer::Piece::Refused(RefusedPiece::Failed) => Err(Refused::Failed),
+        peer::Piece::Refused(RefusedPiece::Denied) => Err(Refused::Denied),
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use twinshare::{
+    access::Right,
     api::{LaunchPlan, LaunchRequest, Problem, RawText},
     runtime::{
         Interpreter, RuntimeError, SandboxSpec, System, VenvConfig, arguments, find_bubblewrap, is_system,
@@ -43,6 +44,12 @@ pub(crate) async fn plan(node: &Node, request: LaunchRequest) -> Result<LaunchPl
     })?;
     let (view, original, id) = match found {
         Place::Local(path) => (path.clone(), path.clone(), None),
+        Place::Remote(mounted) if mounted.root.is_some() && !mounted.rights.has(Right::Run) => {
+            return Err(Problem::denied(format!(
+                "the owner of {place} doesn't let this node run what is in it"
+            ))
+            .with_remedy("the owner can: 'twinshare access' gives the right to run"));
+        }
         Place::Remote(mounted) if mounted.root.is_some() => {
             let view = node.mount.join(request.host.as_str()).join(request.workspace.as_str());
             (view, PathBuf::from(OsStr::from_bytes(&mounted.original)), Some(mounted.id))

@@ -96,7 +96,7 @@ fn add_others(neighbours: &Neighbours, hosts: &mut BTreeMap<HostName, HostListin
             let mounted = Mounted {
                 id: mounted_id(&id, &info.id),
                 host: neighbour.folder.clone(),
-                root: info.allowed.then_some(head.root),
+                root: info.is_open().then_some(head.root),
                 totals: Totals { files: head.files, bytes: head.bytes },
                 mode: head.mode,
                 modified: Timestamp {
@@ -105,6 +105,7 @@ fn add_others(neighbours: &Neighbours, hosts: &mut BTreeMap<HostName, HostListin
                 },
                 original: info.path.as_bytes().to_vec(),
                 fixed: false,
+                rights: info.rights,
             };
             versions.insert(mounted.id, (id, info.clone()));
             shown.insert(name, Place::Remote(mounted));

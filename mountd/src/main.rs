@@ -2,8 +2,10 @@
 //!
 //! `twinshare up` starts it; it reads no environment variable and no configuration of its own choice.
 
+mod audit;
 mod cache;
 mod changes;
+mod consent;
 mod control;
 mod events;
 mod files;

@@ -17,6 +17,7 @@ use tokio::{
     time::Instant,
 };
 use twinshare::{
+    access::Right,
     api::PeerAddress,
     discovery::{Change, Discovery},
     fetch::{Holder, HolderError, Holders},
@@ -478,7 +479,7 @@ impl Neighbours {
         let neighbour = book.neighbours.get(&capability.owner).ok_or(Refusal::Unknown)?;
         let is_shared = |info: &&WorkspaceInfo| info.id == capability.workspace;
         let info = neighbour.workspaces.iter().find(is_shared).ok_or(Refusal::Unknown)?;
-        if info.allowed && neighbour.is_in_time(capability, now) {
+        if info.rights.has(Right::Read) && neighbour.is_in_time(capability, now) {
             Ok(mounted_id(&capability.owner, &capability.workspace))
         } else {
             Err(Refusal::Denied)

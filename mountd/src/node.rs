@@ -25,6 +25,7 @@ use twinshare::{
 
 use crate::{
     cache::{self, Cache},
+    consent::Consent,
     events::Events,
     files,
     fuse::{Mount, MountOptions},
@@ -116,7 +117,7 @@ pub(crate) async fn run(
         shares,
         profiles.clone(),
         Arc::new(History::open(&arguments.state)?),
-        events.clone(),
+        Consent::open(&arguments.state, events.clone())?,
     )?;
     let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone(), store.clone());
 

@@ -1,7 +1,7 @@
 //! This node as an owner: what it shares, who may read it, and who asks to.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -12,30 +12,27 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 use twinshare::{
-    api::{Decision, Happening},
+    access::{Access, Right, Rights},
     blob::{Blob, Groups, slices},
     peer::{
-        self, Capability, Catalogue, ExpectedPieces, Grant, Head, Identity, NodeInfo, OwnerPath,
-        PieceRequest, Refusal, ServeError, ServedWorkspace, SignedHead, WorkspaceInfo,
+        Capability, Catalogue, ExpectedPieces, Grant, Head, Identity, NodeInfo, OwnerPath, PieceRequest,
+        Refusal, ServeError, ServedWorkspace, SignedHead, WorkspaceInfo,
     },
     profile::{Profile, Touched},
     publish::{
-        self, Access, EditError, History, Incoming, Keeping, LocalBlob, PublishError, Retention, Share,
-        ShareOptions, Shares,
+        self, EditError, History, Incoming, Keeping, LocalBlob, PublishError, Retention, Share, ShareOptions,
+        Shares,
     },
     tree::{Edit, Snapshot},
     types::{Digest, HostName, Name, NodeId, PathKey, WorkspaceId, WorkspaceName},
 };
 
 use crate::{
-    events::Events,
+    consent::{Consent, Subject},
     files::{self, FileError},
     launches::Profiles,
     readers::Readers,
 };
-
-/// Peers that ask for access and are remembered: more can't be answered by a person anyway.
-const MAX_REQUESTS: usize = 256;
 
 /// Capabilities are given anew so often, in seconds …
 const RENEWED: u64 = 60;
@@ -57,12 +54,6 @@ pub(crate) enum SharingError {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Book {
     shares: Vec<Shared>,
-    /// What the owner decided, by workspace and node.
-    #[serde(default)]
-    decisions: BTreeMap<WorkspaceId, BTreeMap<NodeId, bool>>,
-    /// Who may change a workspace.
-    #[serde(default)]
-    writers: BTreeMap<WorkspaceId, BTreeSet<NodeId>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -85,18 +76,6 @@ pub(crate) struct Options {
     pub(crate) snapshots: Option<u32>,
 }
 
-/// Who asked for what, and when first.
-pub(crate) type Requests = BTreeMap<(WorkspaceId, NodeId), Asked>;
-
-/// What a node waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Asked {
-    /// Since when.
-    pub(crate) at: Timestamp,
-    /// Whether it wants to change the workspace; it may read it already.
-    pub(crate) write: bool,
-}
-
 /// Who this node is.
 pub(crate) struct Own {
     pub(crate) identity: Arc<Identity>,
@@ -111,11 +90,10 @@ pub(crate) struct Sharing {
     shares: Arc<Shares>,
     file: PathBuf,
     book: Mutex<Book>,
-    requests: Mutex<Requests>,
     readers: Mutex<Readers>,
     profiles: Arc<Profiles>,
     history: Arc<History>,
-    events: Arc<Events>,
+    consent: Arc<Consent>,
     changed: watch::Sender<u64>,
     /// Itself, for what it hands out to be read from.
     this: Weak<Self>,
@@ -129,7 +107,7 @@ impl Sharing {
         shares: Arc<Shares>,
         profiles: Arc<Profiles>,
         history: Arc<History>,
-        events: Arc<Events>,
+        consent: Arc<Consent>,
     ) -> Result<Arc<Self>, FileError> {
         let file = state.join("shares.json");
         let book = files::read_json(&file)?.unwrap_or_default();
@@ -138,18 +116,22 @@ impl Sharing {
             shares,
             file,
             book: Mutex::new(book),
-            requests: Mutex::default(),
             readers: Mutex::new(Readers::new()),
             profiles,
             history,
-            events,
+            consent,
             changed: watch::Sender::new(0),
             this: this.clone(),
         });
-        let (mut heads, weak) = (sharing.shares.changes(), Arc::downgrade(&sharing));
+        let (mut heads, mut decisions) = (sharing.shares.changes(), sharing.consent.changes());
+        let weak = Arc::downgrade(&sharing);
         tokio::spawn(async move {
-            while heads.changed().await.is_ok() {
-                let Some(sharing) = weak.upgrade() else { return };
+            loop {
+                let changed = tokio::select! {
+                    changed = heads.changed() => changed,
+                    changed = decisions.changed() => changed,
+                };
+                let (Ok(()), Some(sharing)) = (changed, weak.upgrade()) else { return };
                 sharing.notify();
             }
         });
@@ -275,6 +257,7 @@ impl Sharing {
                 if let Err(error) = self.history.forget(&share.id()) {
                     tracing::warn!(%error, "the history of a workspace can't be forgotten");
                 }
+                self.consent.forget(&share.id())?;
                 // In the book it may have another name: that of when it was shared.
                 share.root_path().to_path_buf()
             }
@@ -296,67 +279,17 @@ impl Sharing {
         Ok(())
     }
 
-    /// Who waits for an answer.
-    pub(crate) fn requests(&self) -> Requests {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What the user has decided about others.
+    pub(crate) fn consent(&self) -> &Consent {
+        &self.consent
     }
 
-    /// Puts what a peer wants before the owner, unless it waits for an answer already.
-    fn ask(&self, share: &Share, peer: NodeId, write: bool) {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        if note_request(&mut requests, (share.id(), peer), Asked { at: Timestamp::now(), write }) {
-            let workspace = share.manifest().name.clone();
-            tracing::info!(%peer, %workspace, write, "a peer asks for access");
-            self.events.note(Happening::AccessRequested { workspace, peer, write });
-        }
-    }
-
-    /// The owner's answer: kept.
-    pub(crate) fn decide(
-        &self,
-        workspace: WorkspaceId,
-        peer: NodeId,
-        decision: Decision,
-    ) -> Result<(), FileError> {
-        let wants_to_write = self.requests().get(&(workspace, peer)).is_some_and(|asked| asked.write);
-        let mut book = self.book();
-        let writers = book.writers.entry(workspace).or_default();
-        match decision {
-            Decision::Write => writers.insert(peer),
-            Decision::Allow | Decision::Deny => writers.remove(&peer),
-        };
-        // Who is denied to write may read as before.
-        if !(decision == Decision::Deny && wants_to_write) {
-            book.decisions.entry(workspace).or_default().insert(peer, decision != Decision::Deny);
-        }
-        files::write_json(&self.file, &*book)?;
-        drop(book);
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).remove(&(workspace, peer));
-        self.notify();
-        Ok(())
-    }
-
-    /// Whether `reader` may read the workspace; none when nothing was decided.
-    fn decision(&self, share: &Share, reader: Option<NodeId>) -> Option<bool> {
-        let reader = reader?;
-        self.book().decisions.get(&share.id())?.get(&reader).copied()
-    }
-
-    /// Whether `reader` may change the workspace.
-    fn may_write(&self, share: &Share, reader: Option<NodeId>) -> bool {
-        let is_writer =
-            |reader| self.book().writers.get(&share.id()).is_some_and(|writers| writers.contains(&reader));
-        self.may_read(share, reader) && reader.is_some_and(is_writer)
-    }
-
-    fn may_read(&self, share: &Share, reader: Option<NodeId>) -> bool {
+    /// What `reader` may do with a workspace; `None` stands for whoever hasn't said who they are.
+    fn rights(&self, share: &Share, reader: Option<NodeId>) -> Rights {
         if reader == Some(self.own.identity.id()) {
-            return true;
+            return Rights::ALL;
         }
-        match share.access() {
-            Access::Public => self.decision(share, reader).unwrap_or(true),
-            Access::Ask | Access::Peers => self.decision(share, reader).unwrap_or(false),
-        }
+        self.consent.rights(&share.id(), share.access(), reader)
     }
 
     /// Whether `reader` may know that the workspace exists.
@@ -364,16 +297,17 @@ impl Sharing {
         match share.access() {
             Access::Public => true,
             Access::Ask => reader.is_some(),
-            Access::Peers => self.may_read(share, reader),
+            Access::Peers => !self.rights(share, reader).is_empty(),
         }
     }
 
     fn info(&self, share: &Share, reader: Option<NodeId>) -> Option<WorkspaceInfo> {
-        if self.may_read(share, reader) { self.described(share) } else { self.hidden(share) }
+        let rights = self.rights(share, reader);
+        if rights.has(Right::Browse) { self.described(share, rights) } else { self.hidden(share) }
     }
 
-    /// What whoever may read the workspace is told.
-    fn described(&self, share: &Share) -> Option<WorkspaceInfo> {
+    /// What whoever may look into the workspace is told.
+    fn described(&self, share: &Share, rights: Rights) -> Option<WorkspaceInfo> {
         let head = share.head();
         let manifest = share.manifest();
         let head = Head {
@@ -395,12 +329,12 @@ impl Sharing {
             path: OwnerPath::new(share.root_path().as_os_str().as_encoded_bytes()).ok()?,
             head: SignedHead::sign(head, &self.own.identity),
             environments: manifest.environment_names().map(str::to_owned).collect(),
-            access: access_of(share),
-            allowed: true,
+            access: share.access(),
+            rights,
         })
     }
 
-    /// What whoever may know of the workspace, but not read it, is told: its name, and nothing of what is in it.
+    /// What whoever may know of the workspace, but not look into it, is told: its name, and nothing of what is in it.
     fn hidden(&self, share: &Share) -> Option<WorkspaceInfo> {
         let head = Head {
             workspace: share.id(),
@@ -421,8 +355,8 @@ impl Sharing {
             path: OwnerPath::new(&b"/hidden"[..]).ok()?,
             head: SignedHead::sign(head, &self.own.identity),
             environments: Vec::new(),
-            access: access_of(share),
-            allowed: false,
+            access: share.access(),
+            rights: Rights::NONE,
         })
     }
 
@@ -431,11 +365,12 @@ impl Sharing {
         let Some(reader) = reader else { return Vec::new() };
         let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
         let issued = now / RENEWED * RENEWED;
-        let readable = shares.iter().filter(|share| self.may_read(share, Some(reader)));
+        let readable = shares.iter().filter(|share| self.rights(share, Some(reader)).has(Right::Read));
         let grant = |share: &Arc<Share>| {
             let id = share.id();
             let holders = self.readers().holders(&id, Instant::now());
-            let may_hold = |node: &NodeId| *node != reader && self.may_read(share, Some(*node));
+            let may_hold =
+                |node: &NodeId| *node != reader && self.rights(share, Some(*node)).has(Right::Read);
             Grant {
                 capability: Capability::sign(&self.own.identity, id, reader, issued, issued + VALID),
                 holders: holders.into_iter().filter(may_hold).collect(),
@@ -454,7 +389,7 @@ impl Sharing {
     /// The signatures in what it's made from are why nothing can be guessed by it.
     pub(crate) fn tag(&self) -> String {
         let shares = self.shares.list();
-        tag_of(&shares.iter().filter_map(|share| self.described(share)).collect::<Vec<_>>())
+        tag_of(&shares.iter().filter_map(|share| self.described(share, Rights::ALL)).collect::<Vec<_>>())
     }
 }
 
@@ -511,46 +446,24 @@ impl Sharing {
         reader: Option<NodeId>,
     ) -> Result<Arc<dyn ServedWorkspace>, Refusal> {
         let share = self.shares.get(id).ok_or(Refusal::Unknown)?;
-        if self.may_read(&share, reader) {
+        if !self.rights(&share, reader).is_empty() {
             return Ok(Arc::new(Opened { sharing: self.this.clone(), share, reader }));
         }
         if !self.may_know(&share, reader) {
             return Err(Refusal::Unknown);
         }
-        if let Some(reader) = reader
-            && share.access() == Access::Ask
-            && self.decision(&share, Some(reader)).is_none()
-        {
-            self.ask(&share, reader, false);
+        if let Some(reader) = reader.filter(|_| share.access() == Access::Ask) {
+            self.consent.ask(&subject(&share), reader, false);
         }
         Err(Refusal::Denied)
     }
 }
 
-/// Notes who asks for access, unless that is noted. When there is no room the oldest request makes way: should a
-/// crowd ask, whoever still wants access asks again.
-fn note_request(requests: &mut Requests, request: (WorkspaceId, NodeId), asked: Asked) -> bool {
-    if requests.contains_key(&request) {
-        return false;
-    }
-    while requests.len() >= MAX_REQUESTS {
-        let oldest = requests.iter().min_by_key(|(_, asked)| asked.at).map(|(request, _)| *request);
-        let Some(oldest) = oldest else { break };
-        requests.remove(&oldest);
-    }
-    requests.insert(request, asked);
-    true
+fn subject(share: &Share) -> Subject {
+    Subject { id: share.id(), name: share.manifest().name.clone() }
 }
 
-fn access_of(share: &Share) -> peer::Access {
-    match share.access() {
-        Access::Public => peer::Access::Public,
-        Access::Ask => peer::Access::Ask,
-        Access::Peers => peer::Access::Peers,
-    }
-}
-
-/// A share that the reader may read, for as long as that is so.
+/// A share that the reader may use, for as long as that is so.
 struct Opened {
     sharing: Weak<Sharing>,
     share: Arc<Share>,
@@ -558,16 +471,16 @@ struct Opened {
 }
 
 impl Opened {
-    /// The share, unless it was closed to the reader meanwhile: a batch may take long.
-    fn share(&self) -> Option<&Share> {
+    /// The share, if the reader has this right and it's shared still: a batch may take long.
+    fn share(&self, right: Right) -> Option<&Arc<Share>> {
         let sharing = self.sharing.upgrade()?;
         let current = sharing.shares.get(&self.share.id())?;
-        (Arc::ptr_eq(&current, &self.share) && sharing.may_read(&current, self.reader))
-            .then_some(&*self.share)
+        (Arc::ptr_eq(&current, &self.share) && sharing.rights(&current, self.reader).has(right))
+            .then_some(&self.share)
     }
 
     fn open(&self) -> Result<&Share, ServeError> {
-        self.share().ok_or(ServeError::Unknown)
+        self.share(Right::Read).map(|share| &**share).ok_or(ServeError::Denied)
     }
 
     fn local(&self, blob: &Blob) -> Result<LocalBlob, ServeError> {
@@ -586,7 +499,9 @@ fn refused(error: publish::ServeError) -> ServeError {
 
 impl ServedWorkspace for Opened {
     fn history(&self) -> Vec<Snapshot> {
-        let (Some(sharing), Some(share)) = (self.sharing.upgrade(), self.share()) else { return Vec::new() };
+        let (Some(sharing), Some(share)) = (self.sharing.upgrade(), self.share(Right::Browse)) else {
+            return Vec::new();
+        };
         sharing.history.list(&share.id()).unwrap_or_else(|error| {
             tracing::warn!(%error, "earlier snapshots can't be listed");
             Vec::new()
@@ -594,25 +509,25 @@ impl ServedWorkspace for Opened {
     }
 
     fn may_write(&self) -> bool {
-        let Some(sharing) = self.sharing.upgrade() else { return false };
-        if sharing.may_write(&self.share, self.reader) {
+        if self.share(Right::Write).is_some() {
             return true;
         }
-        if let Some(reader) = self.reader {
-            sharing.ask(&self.share, reader, true);
+        // Who may not even read it has no business with it.
+        if let (Some(reader), Some(share), Some(sharing)) =
+            (self.reader, self.share(Right::Read), self.sharing.upgrade())
+        {
+            sharing.consent.ask(&subject(share), reader, true);
         }
         false
     }
 
     fn take(&self, edit: Edit) -> Result<Incoming, EditError> {
-        match self.sharing.upgrade() {
-            Some(sharing) if sharing.may_write(&self.share, self.reader) => self.share.take(edit),
-            _ => Err(EditError::Invalid("the owner doesn't let you change this workspace")),
-        }
+        let denied = EditError::Invalid("the owner doesn't let you change this workspace");
+        self.share(Right::Write).ok_or(denied)?.take(edit)
     }
 
     fn tree(&self, digest: &Digest) -> Option<Bytes> {
-        let share = self.share()?;
+        let share = self.share(Right::Browse)?;
         // One of an earlier snapshot's, perhaps.
         share.tree(digest).or_else(|| self.sharing.upgrade()?.history.tree(&share.id(), digest))
     }
@@ -643,14 +558,14 @@ impl ServedWorkspace for Opened {
     }
 
     fn profile(&self, program: &PathKey) -> Profile {
-        match (self.share(), self.sharing.upgrade()) {
+        match (self.share(Right::Run), self.sharing.upgrade()) {
             (Some(share), Some(sharing)) => sharing.profiles.get(&share.id(), program),
             _ => Profile::default(),
         }
     }
 
     fn offer(&self, program: &PathKey, profile: Profile) {
-        if let (Some(share), Some(sharing)) = (self.share(), self.sharing.upgrade()) {
+        if let (Some(share), Some(sharing)) = (self.share(Right::Run), self.sharing.upgrade()) {
             sharing.profiles.merge(&share.id(), program, profile);
         }
     }
@@ -658,7 +573,7 @@ impl ServedWorkspace for Opened {
     fn co_readers(&self, pieces: &[PieceRequest]) -> Vec<NodeId> {
         let (Some(sharing), Some(reader)) = (self.sharing.upgrade(), self.reader) else { return Vec::new() };
         let others = sharing.readers().note(self.share.id(), reader, pieces, Instant::now());
-        others.into_iter().filter(|node| sharing.may_read(&self.share, Some(*node))).collect()
+        others.into_iter().filter(|node| sharing.rights(&self.share, Some(*node)).has(Right::Read)).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use futures_util::StreamExt;
 
@@ -11,11 +11,15 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 use super::{
-    AccessRequest, CacheReport, Decision, Endpoint, EndpointError, Event, FileEntry, FilePath, Finding, Host,
-    Join, Judgement, LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, PeerAddress, Pin,
-    PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
+    AccessReport, AccessRequest, AuditEntry, CacheReport, Decision, Endpoint, EndpointError, Event,
+    FileEntry, FilePath, Finding, GrantRequest, Groups, Host, Join, Judgement, LaunchPlan, LaunchRequest,
+    LayerChange, MergeReport, PREFIX, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText,
+    Share, ShareRequest, SnapshotInfo, Status,
 };
-use crate::types::{NodeId, WorkspaceName};
+use crate::{
+    access::Group,
+    types::{NodeId, WorkspaceName},
+};
 
 /// How long the node may take to answer what it does at once.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -132,6 +136,33 @@ impl Client {
     /// Who asks for a workspace.
     pub async fn requests(&self) -> Result<Vec<AccessRequest>, ClientError> {
         self.get(&["requests"]).await
+    }
+
+    /// Who may do what with a workspace of this node.
+    pub async fn access(&self, workspace: &WorkspaceName) -> Result<AccessReport, ClientError> {
+        self.get(&["shares", workspace.as_str(), "access"]).await
+    }
+
+    /// Decides what somebody may do with a workspace, or takes that back.
+    pub async fn grant(&self, workspace: &WorkspaceName, request: &GrantRequest) -> Result<(), ClientError> {
+        let url = self.url(&["shares", workspace.as_str(), "access"]);
+        self.send(Method::POST, url, Some(request), Some(PATIENCE)).await.map(drop)
+    }
+
+    /// The groups of peers.
+    pub async fn groups(&self) -> Result<Groups, ClientError> {
+        self.get(&["groups"]).await
+    }
+
+    /// Makes a group of these peers; of none, removes it.
+    pub async fn set_group(&self, name: &Group, members: &BTreeSet<NodeId>) -> Result<(), ClientError> {
+        let url = self.url(&["groups", &name.to_string()]);
+        self.send(Method::PUT, url, Some(members), Some(PATIENCE)).await.map(drop)
+    }
+
+    /// The newest lines of the audit log, the oldest of them first.
+    pub async fn audit(&self) -> Result<Vec<AuditEntry>, ClientError> {
+        self.get(&["audit"]).await
     }
 
     /// Allows or denies a peer a workspace.

@@ -1,13 +1,16 @@
-use std::future::Future;
+use std::{collections::BTreeSet, future::Future};
 
 use futures_util::stream::BoxStream;
 
 use super::{
-    AccessRequest, CacheReport, Decision, Event, FileEntry, FilePath, Finding, Host, LaunchPlan,
-    LaunchRequest, LayerChange, MergeReport, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport,
-    RawText, Share, ShareRequest, SnapshotInfo, Status,
+    AccessReport, AccessRequest, AuditEntry, CacheReport, Decision, Event, FileEntry, FilePath, Finding,
+    GrantRequest, Groups, Host, LaunchPlan, LaunchRequest, LayerChange, MergeReport, Peer, PeerAddress, Pin,
+    PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
 };
-use crate::types::{NodeId, WorkspaceName};
+use crate::{
+    access::Group,
+    types::{NodeId, WorkspaceName},
+};
 
 /// A prefetch under way, which dropping ends.
 pub type Prefetch = BoxStream<'static, PrefetchStep>;
@@ -56,6 +59,29 @@ pub trait Control: Send + Sync + 'static {
         peer: NodeId,
         decision: Decision,
     ) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// Who may do what with a workspace of this node.
+    fn access(&self, workspace: WorkspaceName) -> impl Future<Output = Result<AccessReport, Problem>> + Send;
+
+    /// Decides what somebody may do with a workspace, or takes that back.
+    fn grant(
+        &self,
+        workspace: WorkspaceName,
+        request: GrantRequest,
+    ) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// The groups of peers.
+    fn groups(&self) -> impl Future<Output = Groups> + Send;
+
+    /// Makes a group of these peers; of none, removes it.
+    fn set_group(
+        &self,
+        name: Group,
+        members: BTreeSet<NodeId>,
+    ) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// The newest lines of the audit log, the oldest of them first.
+    fn audit(&self) -> impl Future<Output = Result<Vec<AuditEntry>, Problem>> + Send;
 
     /// Prepares a launch; the caller runs the plan's program in its own terminal.
     fn launch(&self, request: LaunchRequest) -> impl Future<Output = Result<LaunchPlan, Problem>> + Send;

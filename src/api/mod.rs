@@ -4,6 +4,7 @@
 //! user can read ([`Endpoint`]). The node answers through [`Control`], programs ask through [`Client`]; both speak
 //! the same types, and every failure is a [`Problem`].
 
+mod access;
 mod address;
 mod cache;
 mod changes;
@@ -19,6 +20,7 @@ mod size;
 mod text;
 mod types;
 
+pub use access::{AccessReport, AuditEntry, Deed, GrantEntry, GrantRequest, Groups};
 pub use address::{AddressError, PeerAddress};
 pub use cache::{CacheReport, CacheUse, CachedWorkspace, Pin, PinState, PrefetchStep, Transfer};
 pub use changes::{
@@ -35,8 +37,8 @@ pub use problem::Problem;
 pub use size::{ByteSize, ByteSizeError};
 pub use text::RawText;
 pub use types::{
-    Access, AccessRequest, Decision, FileEntry, FileKind, Finding, Host, Join, Judgement, LaunchPlan,
-    LaunchRequest, LeftOut, Peer, PeerSource, PeerState, Progress, Share, ShareRequest, Status, Workspace,
+    AccessRequest, Decision, FileEntry, FileKind, Finding, Host, Join, Judgement, LaunchPlan, LaunchRequest,
+    LeftOut, Peer, PeerSource, PeerState, Progress, Share, ShareRequest, Status, Workspace,
 };
 
 /// The control API's port; the node takes another when it isn't free.

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{CacheUse, PeerAddress, RawText};
-use crate::types::{Digest, HostName, NodeId, WorkspaceId, WorkspaceName};
+use crate::{
+    access::{Access, Rights},
+    types::{Digest, HostName, NodeId, WorkspaceId, WorkspaceName},
+};
 
 /// How a node is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,19 +34,6 @@ pub struct Status {
     pub cache: CacheUse,
     /// Seconds since it started.
     pub uptime_s: u64,
-}
-
-/// Who may read a workspace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Access {
-    /// Each peer whom the owner allows, when it asks.
-    #[default]
-    Ask,
-    /// The peers of a list.
-    Peers,
-    /// Every node of the network.
-    Public,
 }
 
 /// Asks to share a folder.
@@ -179,8 +169,8 @@ pub struct Workspace {
     pub bytes: u64,
     /// Who may read it.
     pub access: Access,
-    /// Whether this node may.
-    pub allowed: bool,
+    /// What this node may do with it.
+    pub rights: Rights,
     /// Where it stands on its owner's machine, absolute.
     pub path: RawText,
     /// The names of its environments.
@@ -312,6 +302,8 @@ pub struct AccessRequest {
 pub enum Decision {
     /// The peer may read the workspace.
     Allow,
+    /// It may for twelve hours.
+    Once,
     /// It may read it and change it.
     Write,
     /// It may not, and needn't ask again.

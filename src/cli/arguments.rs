@@ -6,7 +6,8 @@ use std::{
 
 use clap::{Parser, Subcommand, builder::OsStringValueParser, builder::TypedValueParser};
 use twinshare::{
-    api::{Access, FilePath, NodeOptions, PeerAddress},
+    access::{self, Group, Rights},
+    api::{FilePath, NodeOptions, PeerAddress},
     types::{HostName, NameError, WorkspaceName},
 };
 
@@ -109,6 +110,49 @@ Example:
   twinshare requests allow lab colleague"
     )]
     Requests(Requests),
+
+    /// Show who may do what with a workspace of yours, and change it
+    #[command(after_help = "\
+The rights: browse (see the names), read (the files), clone (fetch all of it ahead of need), run (start its environments),
+write (push to it); each brings what it needs. What is decided about a peer counts more than what is about its groups.
+What is taken back ends within a second, also what is under way; what a peer has already fetched it has.
+
+Example:
+  twinshare access lab
+  twinshare access lab --allow colleague --rights read,run --for 8h
+  twinshare access lab --allow group:team --deny guest-laptop
+  twinshare access lab --revoke colleague")]
+    Access(Access),
+
+    /// Show the groups of peers, or change them
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
+A group can be given rights as a peer can: 'twinshare access lab --allow group:team'.
+
+Example:
+  twinshare group
+  twinshare group add team ann bob
+  twinshare group remove team bob"
+    )]
+    Group(Groups),
+
+    /// Show who was let in, refused and shut out, and when
+    #[command(after_help = "\
+The newest 1000 lines. The log itself is audit.jsonl in the state folder.
+
+Example:
+  twinshare audit
+  twinshare audit --json")]
+    Audit(Format),
+
+    /// Show this node's identity, to be compared by people
+    #[command(after_help = "\
+The words and the digits say the same: who sees the same at 'twinshare requests' has this node before them.
+
+Example:
+  twinshare id")]
+    Id(Format),
 
     /// Show what the cache holds, or clear it
     #[command(
@@ -277,7 +321,7 @@ pub(super) struct Share {
 
     /// Who may read it (default: as before; at first, whom you allow when they ask)
     #[arg(long, value_enum)]
-    pub(super) access: Option<Access>,
+    pub(super) access: Option<access::Access>,
 
     /// Keep copies of files as they were, so that earlier snapshots stay readable (default: as before; at first, no)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -465,6 +509,72 @@ pub(super) enum PeerVerb {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct Access {
+    /// One of the workspaces that this node shares
+    #[arg(value_name = "WORKSPACE")]
+    pub(super) workspace: WorkspaceName,
+
+    /// Give rights to a peer (by host name or id) or to group:NAME
+    #[arg(long, value_name = "WHO")]
+    pub(super) allow: Vec<String>,
+
+    /// Which rights
+    #[arg(long, value_name = "RIGHTS", default_value_t = Rights::USUAL, requires = "allow")]
+    pub(super) rights: Rights,
+
+    /// For how long, as in 8h or 2d (default: for ever)
+    #[arg(long = "for", value_name = "TIME", allow_hyphen_values = true)]
+    pub(super) duration: Option<jiff::Span>,
+
+    /// Refuse it to a peer, or to group:NAME, whatever else is said
+    #[arg(long, value_name = "WHO")]
+    pub(super) deny: Vec<String>,
+
+    /// Take back what was decided about a peer, or about group:NAME
+    #[arg(long, value_name = "WHO")]
+    pub(super) revoke: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Groups {
+    #[command(subcommand)]
+    pub(super) verb: Option<GroupVerb>,
+
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GroupVerb {
+    /// Put peers into a group, which is made if need be
+    #[command(after_help = "Example:\n  twinshare group add team ann bob")]
+    Add {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        group: Group,
+
+        /// The peers, by host name or id
+        #[arg(value_name = "PEER", required = true)]
+        peers: Vec<String>,
+    },
+
+    /// Take peers out of a group; without any, the group is gone
+    #[command(after_help = "Example:\n  twinshare group remove team bob")]
+    Remove {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        group: Group,
+
+        /// The peers, by host name or id
+        #[arg(value_name = "PEER", required = true)]
+        peers: Vec<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct Requests {
     #[command(subcommand)]
     pub(super) verb: Option<RequestVerb>,
@@ -481,6 +591,7 @@ Whom you let change a workspace can push to it: what they changed in their mount
 
 Example:
   twinshare requests allow lab colleague
+  twinshare requests allow lab colleague --once
   twinshare requests allow lab colleague --write")]
     Allow {
         #[command(flatten)]
@@ -489,6 +600,10 @@ Example:
         /// Let it change the workspace as well
         #[arg(long)]
         write: bool,
+
+        /// For twelve hours only
+        #[arg(long, conflicts_with = "write")]
+        once: bool,
     },
 
     /// Refuse a workspace to a peer, also when it was allowed before

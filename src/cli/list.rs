@@ -1,5 +1,8 @@
 use jiff::{Timestamp, tz::TimeZone};
-use twinshare::api::{FileEntry, FileKind, Host, Peer, PeerAddress, PeerState};
+use twinshare::{
+    access::Right,
+    api::{FileEntry, FileKind, Host, Peer, PeerAddress, PeerState},
+};
 
 use super::{
     arguments::{Listed, Ls},
@@ -46,7 +49,8 @@ fn overview(hosts: &[Host]) -> String {
             rows.push(row(["-".to_owned(), String::new(), String::new(), String::new(), String::new()]));
         }
         for workspace in &host.workspaces {
-            let access = match (host.local || workspace.allowed, workspace.provisional) {
+            let access = match (workspace.rights.has(Right::Read), workspace.provisional) {
+                (false, _) if workspace.rights.has(Right::Browse) => "to browse",
                 (false, _) => "ask its owner",
                 (true, true) => "yes, being hashed",
                 (true, false) => "yes",

@@ -1,11 +1,13 @@
 //! The verbs of `twinshare`. They read the environment and the terminal; all else they ask the node.
 
+mod access;
 mod arguments;
 mod cache;
 mod changes;
 mod doctor;
 mod events;
 mod failure;
+mod id;
 mod launch;
 mod layer;
 mod list;
@@ -25,7 +27,7 @@ use std::{
 use clap::Parser;
 
 use self::{
-    arguments::{Arguments, CacheVerb, LayerVerb, PeerVerb, RequestVerb, Verb},
+    arguments::{Arguments, CacheVerb, GroupVerb, LayerVerb, PeerVerb, RequestVerb, Verb},
     failure::Failure,
     launch::Launch,
     session::Session,
@@ -86,12 +88,28 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         Verb::Peer(PeerVerb::Add { address }) => list::add_peer(&session, address).await?.into(),
         Verb::Requests(requests) => match requests.verb {
             None => share::requests(&session, requests.format.json).await?.into(),
-            Some(RequestVerb::Allow { whom, write }) => {
-                let decision = if write { Decision::Write } else { Decision::Allow };
+            Some(RequestVerb::Allow { whom, write, once }) => {
+                let decision = match (write, once) {
+                    (true, _) => Decision::Write,
+                    (false, true) => Decision::Once,
+                    (false, false) => Decision::Allow,
+                };
                 share::decide(&session, whom, decision).await?.into()
             }
             Some(RequestVerb::Deny(whom)) => share::decide(&session, whom, Decision::Deny).await?.into(),
         },
+        Verb::Access(options) => access::access(&session, options).await?.into(),
+        Verb::Group(group) => match group.verb {
+            None => access::groups(&session, group.format.json).await?.into(),
+            Some(GroupVerb::Add { group, peers }) => {
+                access::change_group(&session, &group, &peers, true).await?.into()
+            }
+            Some(GroupVerb::Remove { group, peers }) => {
+                access::change_group(&session, &group, &peers, false).await?.into()
+            }
+        },
+        Verb::Audit(format) => access::audit(&session, format.json).await?.into(),
+        Verb::Id(format) => id::id(&session, format.json).await?.into(),
         Verb::Cache(options) => match options.verb {
             None => cache::cache(&session, options.format.json).await?.into(),
             Some(CacheVerb::Clear { place, format }) => {

@@ -1,7 +1,8 @@
 use std::{ffi::OsStr, fs};
 
 use twinshare::{
-    api::{Access, AccessRequest, Client, Decision, Share, ShareRequest},
+    access::Access,
+    api::{AccessRequest, Client, Decision, Share, ShareRequest},
     types::NodeId,
 };
 
@@ -69,10 +70,10 @@ fn kept(share: &Share) -> String {
 }
 
 /// Who may read, in words.
-fn access(access: Access) -> &'static str {
+pub(super) fn access(access: Access) -> &'static str {
     match access {
         Access::Ask => "whom you allow ('twinshare requests')",
-        Access::Peers => "the peers of its list",
+        Access::Peers => "the peers that you paired with",
         Access::Public => "every node of the network",
     }
 }
@@ -140,13 +141,14 @@ pub(super) async fn decide(session: &Session, whom: Whom, decision: Decision) ->
     client.decide(&whom.workspace, peer, decision).await?;
     Ok(match decision {
         Decision::Allow => format!("{host} may read {}\n", whom.workspace),
+        Decision::Once => format!("{host} may read {} for twelve hours\n", whom.workspace),
         Decision::Write => format!("{host} may read and change {}\n", whom.workspace),
         Decision::Deny => format!("{host} may not read {}\n", whom.workspace),
     })
 }
 
 /// Who can be allowed or denied: who asks, and who is known.
-async fn candidates(client: &Client) -> Result<Vec<(NodeId, String)>, Failure> {
+pub(super) async fn candidates(client: &Client) -> Result<Vec<(NodeId, String)>, Failure> {
     let mut candidates: Vec<(NodeId, String)> = client
         .requests()
         .await?
@@ -161,7 +163,7 @@ async fn candidates(client: &Client) -> Result<Vec<(NodeId, String)>, Failure> {
 }
 
 /// The one peer of this host name or id. Of two that a name or the beginning of an id fits, neither is meant.
-fn find_peer(candidates: &[(NodeId, String)], named: &str) -> Result<(NodeId, String), Failure> {
+pub(super) fn find_peer(candidates: &[(NodeId, String)], named: &str) -> Result<(NodeId, String), Failure> {
     let fitting: Vec<&(NodeId, String)> = candidates
         .iter()
         .filter(|(id, host)| {

@@ -86,6 +86,8 @@ pub enum Refused {
     Changed,
     /// It can't read it.
     Failed,
+    /// It doesn't let this node have it, or not any more.
+    Denied,
 }
 
 /// Why a holder gives nothing at all, or nothing more.

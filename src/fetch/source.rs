@@ -29,6 +29,7 @@ impl From<Refused> for SourceError {
     fn from(why: Refused) -> Self {
         match why {
             Refused::Unknown | Refused::Changed => Self::Changed,
+            Refused::Denied => Self::Denied,
             Refused::Failed => Self::Failed("the owner can't read the file".into()),
         }
     }

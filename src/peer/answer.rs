@@ -210,6 +210,7 @@ fn refusal(error: &ServeError) -> Kind {
     match error {
         ServeError::Unknown => Kind::Unknown,
         ServeError::Changed => Kind::Changed,
+        ServeError::Denied => Kind::Denied,
         ServeError::Io(error) => {
             tracing::warn!(%error, "can't serve a piece");
             Kind::Failed

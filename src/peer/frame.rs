@@ -43,6 +43,8 @@ pub(super) enum Kind {
     Changed,
     /// A refusal, without payload: the owner can't read it at present.
     Failed,
+    /// A refusal, without payload: the reader may not have it, or not any more.
+    Denied,
 }
 
 impl Kind {
@@ -57,6 +59,7 @@ impl Kind {
             Self::Unknown => 16,
             Self::Changed => 17,
             Self::Failed => 18,
+            Self::Denied => 19,
         }
     }
 
@@ -71,6 +74,7 @@ impl Kind {
             16 => Self::Unknown,
             17 => Self::Changed,
             18 => Self::Failed,
+            19 => Self::Denied,
             _ => return None,
         })
     }
@@ -78,7 +82,7 @@ impl Kind {
     /// The longest payload, in bytes, before compression.
     fn limit(self) -> u64 {
         match self {
-            Self::End | Self::Unknown | Self::Changed | Self::Failed => 0,
+            Self::End | Self::Unknown | Self::Changed | Self::Failed | Self::Denied => 0,
             Self::Trees => (MAX_OBJECT + BUNDLE_LENGTH) as u64,
             Self::Blob => WHOLE_MAX,
             Self::Slice => slice_limit(MAX_RANGE / GROUP),

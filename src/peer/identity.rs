@@ -109,6 +109,14 @@ pub fn fingerprint(node: NodeId) -> String {
     groups.join(" ")
 }
 
+/// The same in words: twelve of BIP 39's English list, which are told apart by their first four letters.
+pub fn fingerprint_words(node: NodeId) -> String {
+    let hash = blake3::hash(node.as_bytes());
+    // 128 bits are among the lengths that the list is made for.
+    let words = bip39::Mnemonic::from_entropy(&hash.as_bytes()[..16]);
+    words.map(|words| words.words().collect::<Vec<_>>().join(" ")).unwrap_or_default()
+}
+
 /// This node's own identity: an Ed25519 key that never leaves the machine.
 pub struct Identity {
     key: SigningKey,

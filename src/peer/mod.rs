@@ -20,12 +20,12 @@ mod tests;
 
 pub use capability::Capability;
 pub use client::{IDLE, PeerClient, PeerError};
-pub use identity::{Identity, IdentityError, NotSigned, Signature, fingerprint, verify};
+pub use identity::{Identity, IdentityError, NotSigned, Signature, fingerprint, fingerprint_words, verify};
 pub use receive::{Answer, Piece, RefusedPiece};
 pub use service::{ExpectedPieces, Held, Refusal, ServeError, Served, ServedWorkspace, serve};
 pub use tls::{Credentials, CredentialsError, Expected};
 pub use wire::{
-    Access, BatchRequest, Catalogue, EditOutcome, Grant, Head, MAX_BATCH, MAX_HOLDERS, MAX_PIECES, MAX_RANGE,
+    BatchRequest, Catalogue, EditOutcome, Grant, Head, MAX_BATCH, MAX_HOLDERS, MAX_PIECES, MAX_RANGE,
     MAX_WAIT, MAX_WORKSPACES, NodeInfo, OwnerPath, PathError, PendingRange, PieceRequest, SUBTREE_BUDGET,
     SignedHead, WorkspaceInfo,
 };

@@ -45,6 +45,8 @@ pub enum RefusedPiece {
     Changed,
     /// It can't read it at present.
     Failed,
+    /// It doesn't let this node have it, or not any more.
+    Denied,
 }
 
 /// A batch answer as it arrives. Dropping it early closes its connection.
@@ -271,7 +273,7 @@ impl Check {
             return Err(Fault::Order(header.index));
         }
         let right_length = match (header.kind, piece) {
-            (Kind::Unknown | Kind::Changed | Kind::Failed, _) => true,
+            (Kind::Unknown | Kind::Changed | Kind::Failed | Kind::Denied, _) => true,
             (Kind::Trees, PieceRequest::Tree { .. }) => true,
             (Kind::Blob, PieceRequest::Blob { size, .. }) => u64::from(header.length) == *size,
             (Kind::Slice, PieceRequest::Slice { groups: [start, end], .. }) => {
@@ -301,6 +303,7 @@ impl Check {
             (Kind::Unknown, Some(_)) => Piece::Refused(RefusedPiece::Unknown),
             (Kind::Changed, Some(_)) => Piece::Refused(RefusedPiece::Changed),
             (Kind::Failed, Some(_)) => Piece::Refused(RefusedPiece::Failed),
+            (Kind::Denied, Some(_)) => Piece::Refused(RefusedPiece::Denied),
             (Kind::Blob, Some(&PieceRequest::Blob { blob, .. })) => {
                 Piece::Blob(VerifiedBlob::verify(blob, payload).map_err(corrupt)?)
             }

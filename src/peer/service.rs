@@ -188,6 +188,9 @@ pub enum ServeError {
     /// The file isn't any more what the digest or token names.
     #[error("the file has changed")]
     Changed,
+    /// The reader may not have it, or not any more.
+    #[error("the owner doesn't let you read it")]
+    Denied,
     /// The file can't be read.
     #[error("the file can't be read")]
     Io(#[from] io::Error),

@@ -30,6 +30,7 @@ use super::{
     tls, *,
 };
 use crate::{
+    access::{Access, Rights},
     blob::{Blob, ChunkList, GROUP, Hashed, encode_outline, encode_slice, hash_bytes},
     profile::Profile,
     tree::{self, Attributes, Content, Entry, Owner, Totals, TreeSink, write_folder},
@@ -137,7 +138,7 @@ impl Served for Owned {
             head: SignedHead::sign(head, &self.0.identity),
             environments: vec!["default".into()],
             access: Access::Public,
-            allowed: true,
+            rights: Rights::USUAL,
         };
         Catalogue {
             tag: format!("v{version}"),

@@ -1,13 +1,14 @@
 use std::{fmt, path::PathBuf};
 
 use minicbor::Encoder;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IntoDeserializer};
 
 use super::{
     capability::Capability,
     identity::{Identity, NotSigned, Signature, verify},
 };
 use crate::{
+    access::{Access, Right, Rights},
     blob::{Blob, GROUP, WHOLE_MAX, windows},
     types::{Digest, HostName, Name, NodeId, WorkspaceId, WorkspaceName},
 };
@@ -124,24 +125,31 @@ pub struct WorkspaceInfo {
     #[serde(default)]
     pub environments: Vec<String>,
     /// Who may read it.
+    #[serde(deserialize_with = "known_access")]
     pub access: Access,
-    /// Whether the asker may.
-    pub allowed: bool,
+    /// What the asker may do.
+    #[serde(deserialize_with = "known_rights")]
+    pub rights: Rights,
 }
 
-/// Who may read a workspace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Access {
-    /// Everybody.
-    Public,
-    /// Whom the owner allows when asked.
-    Ask,
-    /// The peers that the owner has listed.
-    Peers,
-    /// A rule of a newer version: what counts is whether the asker is allowed.
-    #[serde(other)]
-    Other,
+/// A rule of a newer version is taken for the strictest that this one knows: what counts is what the asker may do.
+fn known_access<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Access, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let known: Result<_, serde::de::value::Error> = Access::deserialize(text.into_deserializer());
+    Ok(known.unwrap_or(Access::Peers))
+}
+
+/// Rights of a newer version are none that this one could use.
+fn known_rights<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rights, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    Ok(names.iter().filter_map(|name| name.parse().ok()).fold(Rights::NONE, Rights::and))
+}
+
+impl WorkspaceInfo {
+    /// Whether the asker may see what is in it.
+    pub fn is_open(&self) -> bool {
+        self.rights.has(Right::Browse)
+    }
 }
 
 /// Why some bytes aren't an absolute path.

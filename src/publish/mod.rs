@@ -33,6 +33,6 @@ pub use history::{History, HistoryError};
 pub use kept::Keeping;
 pub use rules::{IGNORE_FILE, Reason};
 pub use serve::{LocalBlob, PENDING_MAX, ServeError};
-pub use share::{Access, Head, LeftOut, Progress, Retention, Share};
+pub use share::{Head, LeftOut, Progress, Retention, Share};
 pub use shares::{PublishError, ShareOptions, Shares, SharesOptions};
 pub use take::{EditError, Incoming};

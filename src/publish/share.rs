@@ -22,6 +22,7 @@ use super::{
     shares::{Engine, PublishError},
 };
 use crate::{
+    access::Access,
     blob::Blob,
     tree::Totals,
     types::{Digest, Name, Timestamp, WorkspaceId},
@@ -30,19 +31,6 @@ use crate::{
 
 /// So many paths of what isn't shared are listed.
 const LEFT_OUT_LISTED: usize = 100;
-
-/// Who may read a workspace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Access {
-    /// Whoever the owner allows when asked.
-    #[default]
-    Ask,
-    /// The peers on the owner's list.
-    Peers,
-    /// Everyone on the network.
-    Public,
-}
 
 /// What is kept of a workspace's snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,9 +18,10 @@ use super::{
     outline::ChunkLists,
     publisher::{Message, Publisher},
     scan::is_kernels,
-    share::{Access, Retention, Share},
+    share::{Retention, Share},
 };
 use crate::{
+    access::Access,
     types::{WorkspaceId, WorkspaceName},
     workspace::{Manifest, ManifestError},
 };

@@ -18,6 +18,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
 use crate::{
+    access::Access,
     blob::{Blob, ChunkList, GROUP, Outline, VerifiedSlice},
     tree::{Content, Entry, Kind, Page, decode},
     types::{Digest, Name},

@@ -1,6 +1,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
+    access::Rights,
     tree::Totals,
     types::{Digest, HostName, Timestamp, WorkspaceId, WorkspaceName},
 };
@@ -60,6 +61,8 @@ pub struct Mounted {
     pub original: Vec<u8>,
     /// Whether it's an earlier snapshot, which nobody can change.
     pub fixed: bool,
+    /// What its owner lets this node do with it.
+    pub rights: Rights,
 }
 
 impl Listing {

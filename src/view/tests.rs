@@ -151,6 +151,7 @@ impl Bench {
             modified: Timestamp { seconds: 42, nanoseconds: 7 },
             original: b"/home/ann/lab".to_vec(),
             fixed: false,
+            rights: crate::access::Rights::USUAL,
         };
         let places = BTreeMap::from([
             ("lab".parse::<WorkspaceName>().unwrap(), Place::Remote(mounted)),

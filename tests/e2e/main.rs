@@ -4,6 +4,7 @@
 //! failure. TWINSHARE_TEST_FULL=1 gives the long runs their full length.
 #![expect(clippy::unwrap_used, reason = "a test ends with a panic when its surroundings fail")]
 
+mod access;
 mod bed;
 mod cable;
 mod lan;

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -10,15 +10,17 @@ use axum::{
     },
     http::{StatusCode, header::CONTENT_TYPE, request::Parts},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{delete, get, post, put},
 };
 use futures_util::StreamExt;
 use serde::{Deserialize, de::DeserializeOwned};
 use twinshare::{
+    access::Group,
     api::{
-        AccessRequest, BODY_LIMIT, CacheReport, Control, FileEntry, FilePath, Finding, Following, Host, Join,
-        Judgement, LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, Peer, Pin, Problem,
-        PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
+        AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, CacheReport, Control, FileEntry, FilePath,
+        Finding, Following, GrantRequest, Groups, Host, Join, Judgement, LaunchPlan, LaunchRequest,
+        LayerChange, MergeReport, PREFIX, Peer, Pin, Problem, PushReport, RawText, Share, ShareRequest,
+        SnapshotInfo, Status,
     },
     types::{NodeId, WorkspaceName},
 };
@@ -103,6 +105,10 @@ pub(super) fn router<C: Control>(node: Arc<C>) -> Router {
         .route("/peers", get(peers::<C>).post(add_peer::<C>))
         .route("/requests", get(requests::<C>))
         .route("/requests/{workspace}/{peer}", post(decide::<C>))
+        .route("/shares/{name}/access", get(access::<C>).post(grant::<C>))
+        .route("/groups", get(groups::<C>))
+        .route("/groups/{name}", put(set_group::<C>))
+        .route("/audit", get(audit::<C>))
         .route("/launches", post(launch::<C>))
         .route("/cache", get(cache::<C>).delete(clear_cache::<C>))
         .route("/prefetches", post(prefetch::<C>))
@@ -256,6 +262,39 @@ async fn decide<C: Control>(
 ) -> Result<StatusCode, Failure> {
     node.decide(workspace, peer, judgement.decision).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn access<C: Control>(
+    State(node): Node<C>,
+    Parameters(name): Parameters<WorkspaceName>,
+) -> Result<Json<AccessReport>, Failure> {
+    Ok(Json(node.access(name).await?))
+}
+
+async fn grant<C: Control>(
+    State(node): Node<C>,
+    Parameters(name): Parameters<WorkspaceName>,
+    Sent(request): Sent<GrantRequest>,
+) -> Result<StatusCode, Failure> {
+    node.grant(name, request).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn groups<C: Control>(State(node): Node<C>) -> Json<Groups> {
+    Json(node.groups().await)
+}
+
+async fn set_group<C: Control>(
+    State(node): Node<C>,
+    Parameters(name): Parameters<Group>,
+    Sent(members): Sent<BTreeSet<NodeId>>,
+) -> Result<StatusCode, Failure> {
+    node.set_group(name, members).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn audit<C: Control>(State(node): Node<C>) -> Result<Json<Vec<AuditEntry>>, Failure> {
+    Ok(Json(node.audit().await?))
 }
 
 async fn launch<C: Control>(

@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     net::Ipv4Addr,
     sync::{
         Mutex,
@@ -12,12 +13,14 @@ use tokio::{
     sync::{Notify, oneshot},
 };
 use twinshare::{
+    access::{Access, Group},
     api::{
-        Access, AccessRequest, BODY_LIMIT, CacheReport, CacheUse, CachedWorkspace, Claim, Client,
-        ClientError, Decision, Endpoint, Event, FileEntry, FileKind, FilePath, Finding, Following, Happening,
-        Host, LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource,
-        PeerState, Pin, PinState, Prefetch, PrefetchStep, Problem, Progress, PushReport, RawText, Share,
-        ShareRequest, SnapshotInfo, Status, Transfer, Workspace,
+        AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, CacheReport, CacheUse, CachedWorkspace, Claim,
+        Client, ClientError, Decision, Deed, Endpoint, Event, FileEntry, FileKind, FilePath, Finding,
+        Following, GrantRequest, Groups, Happening, Host, LaunchPlan, LaunchRequest, LayerChange, LeftOut,
+        MergeReport, Peer, PeerAddress, PeerSource, PeerState, Pin, PinState, Prefetch, PrefetchStep,
+        Problem, Progress, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status, Transfer,
+        Workspace,
     },
     types::{Digest, Name, NodeId, Timestamp, WorkspaceId, WorkspaceName},
 };
@@ -88,7 +91,7 @@ fn a_host() -> Host {
             files: 8,
             bytes: 9,
             access: Access::Ask,
-            allowed: false,
+            rights: "browse".parse().unwrap(),
             path: "/w/lab".into(),
             environments: vec!["default".to_owned()],
         }],
@@ -117,6 +120,17 @@ fn a_peer() -> Peer {
         version: "0.1.0".to_owned(),
         last_seen: None,
         alerts: vec!["its clock is wrong".to_owned()],
+    }
+}
+
+fn an_audit_entry() -> AuditEntry {
+    AuditEntry {
+        at: "2026-01-02T03:04:05Z".parse().unwrap(),
+        deed: Deed::Granted,
+        workspace: "lab".parse().unwrap(),
+        whom: "group:team".parse().unwrap(),
+        rights: Some("run".parse().unwrap()),
+        expires: Some(5),
     }
 }
 
@@ -203,6 +217,23 @@ impl Control for FakeNode {
     ) -> Result<(), Problem> {
         self.note(format!("decide {workspace} {} {decision:?}", peer.short()));
         Ok(())
+    }
+    async fn access(&self, workspace: WorkspaceName) -> Result<AccessReport, Problem> {
+        Ok(AccessReport { workspace, access: Access::Peers, grants: Vec::new() })
+    }
+    async fn grant(&self, workspace: WorkspaceName, request: GrantRequest) -> Result<(), Problem> {
+        self.note(format!("grant {workspace} {} {:?} {:?}", request.whom, request.rights, request.expires));
+        Ok(())
+    }
+    async fn groups(&self) -> Groups {
+        [("team".parse().unwrap(), [NodeId::from_bytes([1; 32])].into())].into()
+    }
+    async fn set_group(&self, name: Group, members: BTreeSet<NodeId>) -> Result<(), Problem> {
+        self.note(format!("group {name} {}", members.len()));
+        Ok(())
+    }
+    async fn audit(&self) -> Result<Vec<AuditEntry>, Problem> {
+        Ok(vec![an_audit_entry()])
     }
     async fn launch(&self, request: LaunchRequest) -> Result<LaunchPlan, Problem> {
         self.note(format!("launch {}/{} {:?}", request.host, request.workspace, request.command));
@@ -357,6 +388,14 @@ async fn every_endpoint_answers_the_client() {
     assert_eq!(client.requests().await.unwrap()[0].fingerprint, "0101 0101");
     let peer = NodeId::from_bytes([0xab; 32]);
     client.decide(&"lab".parse().unwrap(), peer, Decision::Deny).await.unwrap();
+    let lab: WorkspaceName = "lab".parse().unwrap();
+    assert_eq!(client.access(&lab).await.unwrap().access, Access::Peers);
+    let whom = "group:team".parse().unwrap();
+    let request = GrantRequest { whom, rights: Some("read".parse().unwrap()), expires: Some(9) };
+    client.grant(&lab, &request).await.unwrap();
+    let (team, members) = client.groups().await.unwrap().pop_first().unwrap();
+    client.set_group(&team, &members).await.unwrap();
+    assert_eq!(client.audit().await.unwrap(), [an_audit_entry()]);
     let launch = LaunchRequest {
         host: "owner".parse().unwrap(),
         workspace: "lab".parse().unwrap(),
@@ -411,6 +450,8 @@ async fn every_endpoint_answers_the_client() {
             format!("files {path:?}"),
             "peer 10.0.0.1:9".to_owned(),
             "decide lab abababab Deny".to_owned(),
+            "grant lab group:team Some(Rights(browse,read)) Some(9)".to_owned(),
+            "group team 1".to_owned(),
             "launch owner/lab [RawText(\"python\"), RawText(\"-V\")]".to_owned(),
             "clear all".to_owned(),
             "clear owner/lab".to_owned(),

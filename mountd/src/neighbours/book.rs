@@ -94,7 +94,7 @@ impl Neighbour {
         info: &'a WorkspaceInfo,
         is_held: impl Fn(&Digest) -> bool,
     ) -> Option<&'a WorkspaceInfo> {
-        let is_held = |info: &WorkspaceInfo| info.allowed && is_held(&info.head.head.root);
+        let is_held = |info: &WorkspaceInfo| info.is_open() && is_held(&info.head.head.root);
         if self.client.is_some() || is_held(info) {
             return Some(info);
         }
@@ -109,20 +109,20 @@ impl Neighbour {
             let sequence = info.head.head.sequence;
             let greatest = self.sequences.get(&info.id).copied().unwrap_or(0);
             // The head of what may not be read is blank.
-            if info.allowed && sequence < greatest {
+            if info.is_open() && sequence < greatest {
                 if self.went_back.insert(info.id) {
                     tracing::warn!(host = %self.folder, workspace = %info.name, sequence, greatest, "an old version was announced: ignored");
                 }
                 self.workspaces.extend(known.remove(&info.id));
                 continue;
             }
-            if info.allowed {
+            if info.is_open() {
                 self.sequences.insert(info.id, sequence);
             }
             self.workspaces.push(info);
         }
         let open: BTreeSet<_> =
-            self.workspaces.iter().filter(|info| info.allowed).map(|info| info.id).collect();
+            self.workspaces.iter().filter(|info| info.is_open()).map(|info| info.id).collect();
         self.taken.retain(|id, _| open.contains(id));
         if self.sequences.len() > MAX_WORKSPACES {
             self.sequences.retain(|id, _| open.contains(id));
@@ -152,9 +152,9 @@ impl Neighbour {
 
     /// Whether a version that the mount shows is still allowed and not the one that is noted.
     pub(super) fn may_take(&self, version: &WorkspaceInfo) -> bool {
-        version.allowed
+        version.is_open()
             && self.taken.get(&version.id) != Some(version)
-            && self.workspaces.iter().any(|info| info.id == version.id && info.allowed)
+            && self.workspaces.iter().any(|info| info.id == version.id && info.is_open())
     }
 
     fn roots(&self) -> impl Iterator<Item = Digest> {

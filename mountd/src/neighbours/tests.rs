@@ -1,5 +1,6 @@
 use twinshare::{
-    peer::{Access, Head, Identity, OwnerPath, SignedHead},
+    access::{Access, Rights},
+    peer::{Head, Identity, OwnerPath, SignedHead},
     store::{MemoryStore, WriteStore},
 };
 
@@ -46,7 +47,7 @@ pub(super) fn described(
         head: SignedHead::sign(head, owner),
         environments: Vec::new(),
         access: Access::Ask,
-        allowed: true,
+        rights: Rights::USUAL,
     }
 }
 
@@ -139,7 +140,7 @@ async fn only_what_this_node_may_read_itself_is_passed_on() {
     let forged = Capability::sign(&impostor, lab, guest, 1000, 1240);
     assert_eq!(neighbours.may_pass_on(&forged, now), Err(Refusal::Unknown), "not the owner's word");
 
-    info.allowed = false;
+    info.rights = Rights::NONE;
     neighbours.book().take_over(owner.id(), vec![info]);
     assert_eq!(neighbours.may_pass_on(&shown, now), Err(Refusal::Denied), "no longer this node's to read");
 }

@@ -1,7 +1,9 @@
 use std::fs;
 
 use tempfile::TempDir;
-use twinshare::publish::SharesOptions;
+use twinshare::{access::Whom, api::Decision, blob::Groups, publish::SharesOptions, types::Name};
+
+use crate::{consent::Consent, events::Events};
 
 use super::*;
 
@@ -28,7 +30,8 @@ impl Owner {
         let shares = Shares::open(&state, SharesOptions::default()).unwrap();
         let profiles = Arc::new(Profiles::open(&state));
         let own = Own { identity, host: "owner".parse().unwrap(), port: 1 };
-        Sharing::open(&state, own, shares, profiles, history, Events::new()).unwrap()
+        Sharing::open(&state, own, shares, profiles, history, Consent::open(&state, Events::new()).unwrap())
+            .unwrap()
     }
 
     /// What the node shares when it is started once more.
@@ -48,6 +51,10 @@ impl Owner {
         let options =
             Options { name: Some(name.parse().unwrap()), access: Some(access), ..Options::default() };
         self.sharing.share(&path, options).unwrap()
+    }
+
+    fn decide(&self, share: &Share, peer: NodeId, decision: Decision) {
+        self.sharing.consent().decide(&subject(share), peer, decision).unwrap();
     }
 
     fn names(&self) -> Vec<String> {
@@ -105,16 +112,18 @@ async fn decisions_come_before_the_access_rule() {
     let owner = Owner::new();
     for (access, undecided) in [(Access::Public, true), (Access::Ask, false), (Access::Peers, false)] {
         let share = owner.share(&format!("{access:?}"), access);
-        let may_read = |reader| owner.sharing.may_read(&share, reader);
+        let may_read = |reader| owner.sharing.rights(&share, reader).has(Right::Read);
         assert_eq!((may_read(Some(GUEST)), may_read(None)), (undecided, undecided), "{access:?}");
-        owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
+        owner.decide(&share, GUEST, Decision::Allow);
         assert_eq!((may_read(Some(GUEST)), may_read(None)), (true, undecided), "{access:?}");
-        owner.sharing.decide(share.id(), GUEST, Decision::Deny).unwrap();
+        owner.decide(&share, GUEST, Decision::Deny);
         assert_eq!((may_read(Some(GUEST)), may_read(None)), (false, undecided), "{access:?}");
     }
     let owner = owner.restarted();
     assert_eq!(owner.sharing.list().len(), 3);
-    assert!(owner.sharing.list().iter().all(|share| !owner.sharing.may_read(share, Some(GUEST))));
+    assert!(
+        owner.sharing.list().iter().all(|share| !owner.sharing.rights(share, Some(GUEST)).has(Right::Read))
+    );
 }
 
 #[tokio::test]
@@ -129,10 +138,10 @@ async fn the_catalogue_tells_nothing_of_what_may_not_be_read() {
     });
     let readable = |info: Option<WorkspaceInfo>| {
         let info = info.unwrap();
-        info.allowed && info.head.head.files > 0 && info.description == "secret" && info.tags == ["secret"]
+        info.is_open() && info.head.head.files > 0 && info.description == "secret" && info.tags == ["secret"]
     };
     let is_blank = |info: Option<WorkspaceInfo>| {
-        let WorkspaceInfo { id, name: _, description, tags, path, head, environments, access: _, allowed } =
+        let WorkspaceInfo { id, name: _, description, tags, path, head, environments, access: _, rights } =
             info.unwrap();
         let blank = Head {
             workspace: id,
@@ -147,7 +156,7 @@ async fn the_catalogue_tells_nothing_of_what_may_not_be_read() {
         };
         head.verify(owner.sharing.own.identity.id()).unwrap();
         assert_eq!((head.head, path.as_bytes()), (blank, &b"/hidden"[..]));
-        !allowed && description.is_empty() && tags.is_empty() && environments.is_empty()
+        rights.is_empty() && description.is_empty() && tags.is_empty() && environments.is_empty()
     };
 
     assert!(readable(owner.seen(&public, None)) && readable(owner.seen(&public, Some(GUEST))));
@@ -156,9 +165,9 @@ async fn the_catalogue_tells_nothing_of_what_may_not_be_read() {
     assert_eq!(owner.seen(&peers, None), None);
     assert_eq!(owner.seen(&peers, Some(GUEST)), None);
     for share in [&public, &ask, &peers] {
-        owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
+        owner.decide(share, GUEST, Decision::Allow);
         assert!(readable(owner.seen(share, Some(GUEST))));
-        owner.sharing.decide(share.id(), GUEST, Decision::Deny).unwrap();
+        owner.decide(share, GUEST, Decision::Deny);
     }
     assert!(is_blank(owner.seen(&public, Some(GUEST))));
     assert!(is_blank(owner.seen(&ask, Some(GUEST))));
@@ -172,13 +181,13 @@ async fn what_is_being_read_ends_with_the_permission_and_with_the_share() {
     let owner = Owner::new();
     let share = owner.share("lab", Access::Ask);
     let root = share.settled().await.unwrap().root;
-    owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
+    owner.decide(&share, GUEST, Decision::Allow);
     let opened = owner.sharing.workspace(&share.id(), Some(GUEST)).unwrap();
     assert!(opened.tree(&root).is_some());
-    owner.sharing.decide(share.id(), GUEST, Decision::Deny).unwrap();
+    owner.decide(&share, GUEST, Decision::Deny);
     assert!(opened.tree(&root).is_none());
-    assert!(matches!(opened.pending(&[], 0, 0, 1), Err(ServeError::Unknown)));
-    owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
+    assert!(matches!(opened.pending(&[], 0, 0, 1), Err(ServeError::Denied)));
+    owner.decide(&share, GUEST, Decision::Allow);
     assert!(opened.tree(&root).is_some());
     owner.sharing.unshare(&name("lab")).unwrap();
     assert!(opened.tree(&root).is_none());
@@ -189,7 +198,7 @@ async fn what_was_sent_before_is_sent_again_only_while_its_file_is_as_it_was() {
     let owner = Owner::new();
     let share = owner.share("lab", Access::Ask);
     share.settled().await.unwrap();
-    owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
+    owner.decide(&share, GUEST, Decision::Allow);
     let opened = owner.sharing.workspace(&share.id(), Some(GUEST)).unwrap();
     let secret = Blob { digest: Digest::of(b"secret"), size: 6 };
     opened.check(&secret).unwrap();
@@ -198,32 +207,54 @@ async fn what_was_sent_before_is_sent_again_only_while_its_file_is_as_it_was() {
         opened.check(&Blob { digest: Digest::of(b"other"), size: 5 }),
         Err(ServeError::Unknown)
     ));
-    owner.sharing.decide(share.id(), GUEST, Decision::Deny).unwrap();
-    assert!(matches!(opened.check(&secret), Err(ServeError::Unknown)));
-    owner.sharing.decide(share.id(), GUEST, Decision::Allow).unwrap();
+    owner.decide(&share, GUEST, Decision::Deny);
+    assert!(matches!(opened.check(&secret), Err(ServeError::Denied)));
+    owner.decide(&share, GUEST, Decision::Allow);
     // Of the same length, and by its name still what it was.
     fs::write(share.root_path().join("secret.txt"), "Secret").unwrap();
     assert!(matches!(opened.check(&secret), Err(ServeError::Changed | ServeError::Unknown)));
 }
 
-#[test]
-fn the_oldest_request_makes_way() {
-    let workspace = WorkspaceId::from_bytes([0; 16]);
-    let node = |number: usize| {
-        let mut id = [0; 32];
-        id[..8].copy_from_slice(&(number as u64).to_be_bytes());
-        NodeId::from_bytes(id)
-    };
-    let at = |second: usize| Timestamp::from_second(second as i64).unwrap();
-    let asked = |second| Asked { at: at(second), write: false };
-    let mut requests = Requests::new();
-    for number in 0..=MAX_REQUESTS {
-        assert!(note_request(&mut requests, (workspace, node(number)), asked(number)));
-        assert!(!note_request(&mut requests, (workspace, node(number)), asked(number + 1)));
+#[tokio::test]
+async fn each_right_opens_its_own_door() {
+    let owner = Owner::new();
+    let share = owner.share("lab", Access::Ask);
+    let root = share.settled().await.unwrap().root;
+    let secret = Digest::of(b"secret");
+    let mut profile = Profile::default();
+    profile
+        .merge([Touched { path: vec![Name::new(&b"secret.txt"[..]).unwrap()], groups: Groups::from(0..1) }]);
+    owner.sharing.profiles.merge(&share.id(), &PathKey::of(&[]), profile);
+    for (rights, listed, read, run, write) in [
+        ("none", false, false, false, false),
+        ("browse", true, false, false, false),
+        ("read", true, true, false, false),
+        ("clone", true, true, false, false),
+        ("run", true, true, true, false),
+        ("write", true, true, false, true),
+    ] {
+        let rights: Rights = rights.parse().unwrap();
+        let grant = twinshare::access::Grant { rights, expires: None };
+        owner.sharing.consent().grant(&subject(&share), Whom::Peer(GUEST), grant).unwrap();
+        let seen = owner.seen(&share, Some(GUEST)).unwrap();
+        assert_eq!((seen.rights, seen.is_open()), (rights, listed));
+        assert_eq!(owner.sharing.catalogue(Some(GUEST)).grants.len(), usize::from(read), "{rights}");
+        let opened = match owner.sharing.workspace(&share.id(), Some(GUEST)) {
+            Ok(opened) => opened,
+            Err(refusal) => {
+                assert_eq!((refusal, rights), (Refusal::Denied, Rights::NONE));
+                continue;
+            }
+        };
+        assert_eq!(opened.tree(&root).is_some(), listed, "{rights}");
+        assert_eq!(opened.blob(&secret).is_ok(), read, "{rights}");
+        if !read {
+            assert!(matches!(opened.blob(&secret), Err(ServeError::Denied)));
+        }
+        assert_eq!(opened.profile(&PathKey::of(&[])) != Profile::default(), run, "{rights}");
+        assert_eq!(opened.may_write(), write, "{rights}");
+        assert_eq!(opened.take(Edit::default()).is_ok(), write, "{rights}");
     }
-    assert_eq!(requests.len(), MAX_REQUESTS);
-    assert!(!requests.contains_key(&(workspace, node(0))));
-    assert_eq!(requests[&(workspace, node(MAX_REQUESTS))], asked(MAX_REQUESTS));
 }
 
 #[tokio::test]
@@ -236,7 +267,7 @@ async fn grants_are_for_whom_the_owner_lets_read() {
     };
     assert_eq!(granted(None), [], "nobody in particular has nothing to show");
     assert_eq!(granted(Some(GUEST)), [open.id()]);
-    owner.sharing.decide(closed.id(), GUEST, Decision::Allow).unwrap();
+    owner.decide(&closed, GUEST, Decision::Allow);
     let grants = owner.sharing.catalogue(Some(GUEST)).grants;
     let [_, Grant { capability, .. }] = &grants[..] else { panic!("{grants:?}") };
     capability.verify().unwrap();
@@ -252,10 +283,10 @@ async fn grants_are_for_whom_the_owner_lets_read() {
     assert_eq!(holders().collect::<Vec<_>>(), [other]);
     let mine = owner.sharing.workspace(&open.id(), Some(GUEST)).unwrap();
     assert_eq!(mine.co_readers(std::slice::from_ref(&piece)), [other]);
-    owner.sharing.decide(open.id(), other, Decision::Deny).unwrap();
+    owner.decide(&open, other, Decision::Deny);
     assert_eq!(mine.co_readers(&[piece]), []);
     assert_eq!(holders().count(), 0);
 
-    owner.sharing.decide(closed.id(), GUEST, Decision::Deny).unwrap();
+    owner.decide(&closed, GUEST, Decision::Deny);
     assert_eq!(granted(Some(GUEST)), [open.id()], "taken back");
 }

@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use serde_json::json;
-use twinshare::peer::{Access, Identity};
+use twinshare::{
+    access::{Access, Rights},
+    peer::Identity,
+};
 
 use super::*;
 use crate::neighbours::tests::described;
@@ -32,7 +35,7 @@ fn version(id: WorkspaceId, sequence: u8) -> WorkspaceInfo {
 }
 
 fn closed(mut info: WorkspaceInfo) -> WorkspaceInfo {
-    info.allowed = false;
+    info.rights = Rights::NONE;
     info.head.head.sequence = 0;
     info
 }
@@ -68,7 +71,7 @@ fn heads_only_go_forward() {
     assert_eq!(sequences(&book), [0]);
     let mut book = read_again(&book);
     book.take_over(OWNER, vec![version(LAB, 5)]);
-    assert!(!book.neighbours[&OWNER].workspaces[0].allowed);
+    assert!(!book.neighbours[&OWNER].workspaces[0].is_open());
     book.take_over(OWNER, vec![version(LAB, 6)]);
     assert_eq!(sequences(&book), [6]);
 }
