@@ -36,11 +36,17 @@ impl Audit {
     }
 
     /// Notes what was done. A disk that is full keeps nobody from being denied: what can't be noted is logged.
-    pub(crate) fn note(&self, deed: Deed, workspace: &WorkspaceName, whom: &Whom, grant: Option<Grant>) {
+    pub(crate) fn note(
+        &self,
+        deed: Deed,
+        workspace: Option<&WorkspaceName>,
+        whom: &Whom,
+        grant: Option<Grant>,
+    ) {
         let entry = AuditEntry {
             at: Timestamp::now(),
             deed,
-            workspace: workspace.clone(),
+            workspace: workspace.cloned(),
             whom: whom.clone(),
             rights: grant.map(|grant| grant.rights),
             expires: grant.and_then(|grant| grant.expires),
@@ -96,15 +102,16 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let audit = Audit::new(state.path());
         assert!(audit.read(10).unwrap().is_empty());
-        let (lab, whom) = ("lab".parse().unwrap(), Whom::Peer(NodeId::from_bytes([1; 32])));
-        audit.note(Deed::Denied, &lab, &whom, None);
+        let (lab, whom): (WorkspaceName, _) =
+            ("lab".parse().unwrap(), Whom::Peer(NodeId::from_bytes([1; 32])));
+        audit.note(Deed::Denied, Some(&lab), &whom, None);
         let path = state.path().join("audit.jsonl");
         let line = fs::read(&path).unwrap();
         let many: Vec<u8> =
             line.iter().copied().cycle().take(line.len() * (MOST as usize / line.len() + 2)).collect();
         fs::write(&path, many).unwrap();
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"at\": \"20\n").unwrap();
-        audit.note(Deed::Revoked, &lab, &whom, None);
+        audit.note(Deed::Revoked, None, &whom, None);
         assert!(fs::metadata(&path).unwrap().len() < 1000, "a new one");
         let last = audit.read(2).unwrap();
         assert_eq!(last.iter().map(|entry| entry.deed).collect::<Vec<_>>(), [Deed::Denied, Deed::Revoked]);

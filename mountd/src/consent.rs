@@ -153,7 +153,7 @@ impl Consent {
             self.requests().remove(&(workspace.id, peer));
         }
         let deed = if grant.rights.is_empty() { Deed::Denied } else { Deed::Granted };
-        self.audit.note(deed, &workspace.name, &whom, Some(grant));
+        self.audit.note(deed, Some(&workspace.name), &whom, Some(grant));
         Ok(())
     }
 
@@ -163,7 +163,7 @@ impl Consent {
             |book: &mut Book| book.policies.get_mut(&workspace.id).is_some_and(|policy| policy.forget(whom));
         let revoked = self.change(forget)?;
         if revoked {
-            self.audit.note(Deed::Revoked, &workspace.name, whom, None);
+            self.audit.note(Deed::Revoked, Some(&workspace.name), whom, None);
         }
         Ok(revoked)
     }
@@ -179,7 +179,7 @@ impl Consent {
         if decision == Decision::Deny && wants_to_write {
             // Whoever may not change it may read it as before.
             self.requests().remove(&(workspace.id, peer));
-            self.audit.note(Deed::Denied, &workspace.name, &Whom::Peer(peer), None);
+            self.audit.note(Deed::Denied, Some(&workspace.name), &Whom::Peer(peer), None);
             return Ok(());
         }
         let once = now().saturating_add(ONCE.as_secs());
@@ -207,7 +207,7 @@ impl Consent {
             return;
         }
         tracing::info!(%peer, workspace = %workspace.name, write, "a peer asks for access");
-        self.audit.note(Deed::Asked, &workspace.name, &Whom::Peer(peer), None);
+        self.audit.note(Deed::Asked, Some(&workspace.name), &Whom::Peer(peer), None);
         self.events.note(Happening::AccessRequested { workspace: workspace.name.clone(), peer, write });
     }
 
@@ -222,6 +222,24 @@ impl Consent {
             true => drop(book.groups.remove(&name)),
             false => drop(book.groups.insert(name, members)),
         })
+    }
+
+    /// Counts a node among those that are paired with, or no longer.
+    pub(crate) fn pair(&self, peer: NodeId, paired: bool) -> Result<(), FileError> {
+        let changed = self.change(|book| match paired {
+            true => book.paired.insert(peer),
+            false => book.paired.remove(&peer),
+        })?;
+        if changed {
+            let deed = if paired { Deed::Paired } else { Deed::Unpaired };
+            self.audit.note(deed, None, &Whom::Peer(peer), None);
+        }
+        Ok(())
+    }
+
+    /// Whether a node is paired with.
+    pub(crate) fn is_paired(&self, peer: NodeId) -> bool {
+        self.book().paired.contains(&peer)
     }
 
     /// Forgets all about a workspace that isn't shared any more.

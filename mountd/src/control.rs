@@ -8,12 +8,14 @@ use twinshare::{
     access::{Grant, Group, Rights, Whom},
     api::{
         AccessReport, AccessRequest, AuditEntry, CacheReport, Control, Decision, FileEntry, FileKind,
-        FilePath, Finding, Following, GrantEntry, GrantRequest, Groups, Host, LaunchPlan, LaunchRequest,
-        LayerChange, LeftOut, MergeReport, Peer, PeerAddress, PeerSource, PeerState, Pin, Prefetch, Problem,
-        Progress, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status, Workspace,
+        FilePath, Finding, Following, GrantEntry, GrantRequest, Groups, Host, Invitation, JoinRequest,
+        LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, PairingEnd, Peer, PeerAddress,
+        PeerSource, PeerState, Pin, Prefetch, Problem, Progress, PushReport, RawText, Share, ShareRequest,
+        SnapshotInfo, Status, Workspace,
     },
     discovery,
     fetch::{Holders, SourceError},
+    peer::PairingCode,
     publish,
     tree::Snapshot,
     types::{NodeId, WorkspaceName},
@@ -283,6 +285,29 @@ impl Control for Node {
                 false => Err(Problem::missing(format!("nothing is decided about {whom} and {workspace}"))),
             },
         }
+    }
+
+    async fn invite(&self) -> Invitation {
+        self.pairing.invite()
+    }
+
+    async fn invited(&self, code: PairingCode) -> PairingEnd {
+        self.pairing.outcome(&code).await
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<(), Problem> {
+        let known = self.neighbours.list();
+        let client = known.into_iter().find(|(id, _)| *id == request.peer).and_then(|(_, peer)| peer.client);
+        let away = || Problem::unreachable("that peer can't be reached".to_owned());
+        self.pairing.join(&client.ok_or_else(away)?, &request.code).await
+    }
+
+    async fn unpair(&self, peer: NodeId) -> Result<(), Problem> {
+        let consent = self.sharing.consent();
+        if !consent.is_paired(peer) {
+            return Err(Problem::missing("this node isn't paired with that peer"));
+        }
+        consent.pair(peer, false).map_err(Problem::failed)
     }
 
     async fn groups(&self) -> Groups {

@@ -18,6 +18,7 @@ mod layers;
 mod listing;
 mod neighbours;
 mod node;
+mod pairing;
 mod passing;
 mod readers;
 mod sharing;

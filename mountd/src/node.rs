@@ -33,6 +33,7 @@ use crate::{
     launches::{Launches, Profiles},
     listing,
     neighbours::{Neighbours, SHARE_PORT},
+    pairing::Pairing,
     passing::Service,
     sharing::{self, Own, Sharing},
 };
@@ -62,6 +63,7 @@ pub(crate) struct Node {
     pub(crate) neighbours: Arc<Neighbours>,
     pub(crate) discovery: Discovery,
     pub(crate) events: Arc<Events>,
+    pub(crate) pairing: Arc<Pairing>,
     pub(crate) stop: watch::Sender<bool>,
 }
 
@@ -110,6 +112,8 @@ pub(crate) async fn run(
         },
     )?;
     let events = Events::new();
+    let consent = Consent::open(&arguments.state, events.clone())?;
+    let pairing = Pairing::new(identity.clone(), consent.clone());
     let profiles = Arc::new(Profiles::open(&arguments.state));
     let sharing = Sharing::open(
         &arguments.state,
@@ -117,7 +121,7 @@ pub(crate) async fn run(
         shares,
         profiles.clone(),
         Arc::new(History::open(&arguments.state)?),
-        Consent::open(&arguments.state, events.clone())?,
+        consent.clone(),
     )?;
     let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone(), store.clone());
 
@@ -188,6 +192,7 @@ pub(crate) async fn run(
         neighbours: neighbours.clone(),
         discovery: discovery.clone(),
         events,
+        pairing: pairing.clone(),
         stop,
     });
 
@@ -210,6 +215,7 @@ pub(crate) async fn run(
         let served = Arc::new(Service {
             sharing: sharing.clone(),
             neighbours: neighbours.clone(),
+            pairing,
             store: node.store.clone(),
             fetcher,
         });

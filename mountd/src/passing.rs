@@ -9,18 +9,20 @@ use twinshare::{
     blob::Blob,
     fetch::Fetcher,
     peer::{
-        Capability, Catalogue, ExpectedPieces, Held, NodeInfo, PieceRequest, Refusal, Served, ServedWorkspace,
+        Capability, Catalogue, ExpectedPieces, Held, NodeInfo, PieceRequest, Refusal, Reply, Served,
+        ServedWorkspace,
     },
     store::{ReadStore, StoreError},
     types::{Digest, NodeId, WorkspaceId},
 };
 
-use crate::{neighbours::Neighbours, sharing::Sharing};
+use crate::{neighbours::Neighbours, pairing::Pairing, sharing::Sharing};
 
 /// The share service's view of this node.
 pub(crate) struct Service {
     pub(crate) sharing: Arc<Sharing>,
     pub(crate) neighbours: Arc<Neighbours>,
+    pub(crate) pairing: Arc<Pairing>,
     pub(crate) store: Arc<dyn ReadStore>,
     pub(crate) fetcher: Arc<Fetcher>,
 }
@@ -44,6 +46,14 @@ impl Served for Service {
         reader: Option<NodeId>,
     ) -> Result<Arc<dyn ServedWorkspace>, Refusal> {
         self.sharing.workspace(id, reader)
+    }
+
+    fn pair(&self, reader: NodeId, message: &[u8]) -> Result<Reply, Refusal> {
+        self.pairing.answer(reader, message)
+    }
+
+    fn paired(&self, reader: NodeId, proof: [u8; 32]) -> Result<(), Refusal> {
+        self.pairing.prove(reader, proof)
     }
 
     fn expected(&self) -> Vec<ExpectedPieces> {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     access::{Access, Grant, Group, Rights, Whom},
+    peer::PairingCode,
     types::{HostName, NodeId, WorkspaceName},
 };
 
@@ -49,6 +50,43 @@ pub struct GrantRequest {
 /// The groups of peers, and who is in them.
 pub type Groups = BTreeMap<Group, BTreeSet<NodeId>>;
 
+/// An invitation to pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// What the other side has to know.
+    pub code: PairingCode,
+    /// For how long it's good, in seconds.
+    pub seconds: u64,
+}
+
+/// What became of an invitation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "lowercase")]
+pub enum PairingEnd {
+    /// The node has shown that it knows the code.
+    Paired {
+        /// Which node.
+        peer: NodeId,
+    },
+    /// It hasn't, or somebody stood between.
+    Failed {
+        /// Who tried.
+        peer: NodeId,
+    },
+    /// Nobody came in time, or another invitation took its place.
+    Expired,
+}
+
+/// Asks to pair with a node that has invited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// The node.
+    pub peer: NodeId,
+    /// What its user has told.
+    pub code: PairingCode,
+}
+
 /// What somebody did, or had done to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -61,6 +99,10 @@ pub enum Deed {
     Denied,
     /// What was decided about them was taken back.
     Revoked,
+    /// They were paired with.
+    Paired,
+    /// They aren't paired with any more.
+    Unpaired,
 }
 
 /// A line of the audit log.
@@ -70,8 +112,9 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// What.
     pub deed: Deed,
-    /// Of which workspace.
-    pub workspace: WorkspaceName,
+    /// Of which workspace, if it's about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<WorkspaceName>,
     /// Whom.
     pub whom: Whom,
     /// The rights that were given.

@@ -12,12 +12,13 @@ use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 use super::{
     AccessReport, AccessRequest, AuditEntry, CacheReport, Decision, Endpoint, EndpointError, Event,
-    FileEntry, FilePath, Finding, GrantRequest, Groups, Host, Join, Judgement, LaunchPlan, LaunchRequest,
-    LayerChange, MergeReport, PREFIX, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText,
-    Share, ShareRequest, SnapshotInfo, Status,
+    FileEntry, FilePath, Finding, GrantRequest, Groups, Host, Invitation, Join, JoinRequest, Judgement,
+    LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, Peer, PeerAddress, Pin,
+    PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
 };
 use crate::{
     access::Group,
+    peer::PairingCode,
     types::{NodeId, WorkspaceName},
 };
 
@@ -147,6 +148,27 @@ impl Client {
     pub async fn grant(&self, workspace: &WorkspaceName, request: &GrantRequest) -> Result<(), ClientError> {
         let url = self.url(&["shares", workspace.as_str(), "access"]);
         self.send(Method::POST, url, Some(request), Some(PATIENCE)).await.map(drop)
+    }
+
+    /// Invites a node to pair, by a code.
+    pub async fn invite(&self) -> Result<Invitation, ClientError> {
+        self.json(Method::POST, self.url(&["pairings"]), NOTHING, Some(PATIENCE)).await
+    }
+
+    /// What becomes of an invitation; waits for it.
+    pub async fn invited(&self, code: &PairingCode) -> Result<PairingEnd, ClientError> {
+        self.json(Method::GET, self.url(&["pairings", &code.to_string()]), NOTHING, None).await
+    }
+
+    /// Pairs with a node that has invited.
+    pub async fn join(&self, request: &JoinRequest) -> Result<(), ClientError> {
+        self.send(Method::PUT, self.url(&["pairings"]), Some(request), Some(PATIENCE)).await.map(drop)
+    }
+
+    /// Ends a pairing.
+    pub async fn unpair(&self, peer: NodeId) -> Result<(), ClientError> {
+        let url = self.url(&["pairings", &peer.to_string()]);
+        self.send(Method::DELETE, url, NOTHING, Some(PATIENCE)).await.map(drop)
     }
 
     /// The groups of peers.

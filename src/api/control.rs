@@ -4,11 +4,13 @@ use futures_util::stream::BoxStream;
 
 use super::{
     AccessReport, AccessRequest, AuditEntry, CacheReport, Decision, Event, FileEntry, FilePath, Finding,
-    GrantRequest, Groups, Host, LaunchPlan, LaunchRequest, LayerChange, MergeReport, Peer, PeerAddress, Pin,
-    PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
+    GrantRequest, Groups, Host, Invitation, JoinRequest, LaunchPlan, LaunchRequest, LayerChange, MergeReport,
+    PairingEnd, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest,
+    SnapshotInfo, Status,
 };
 use crate::{
     access::Group,
+    peer::PairingCode,
     types::{NodeId, WorkspaceName},
 };
 
@@ -69,6 +71,18 @@ pub trait Control: Send + Sync + 'static {
         workspace: WorkspaceName,
         request: GrantRequest,
     ) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// Invites a node to pair, by a code.
+    fn invite(&self) -> impl Future<Output = Invitation> + Send;
+
+    /// What becomes of an invitation; waits for it.
+    fn invited(&self, code: PairingCode) -> impl Future<Output = PairingEnd> + Send;
+
+    /// Pairs with a node that has invited.
+    fn join(&self, request: JoinRequest) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// Ends a pairing.
+    fn unpair(&self, peer: NodeId) -> impl Future<Output = Result<(), Problem>> + Send;
 
     /// The groups of peers.
     fn groups(&self) -> impl Future<Output = Groups> + Send;

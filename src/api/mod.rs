@@ -20,7 +20,9 @@ mod size;
 mod text;
 mod types;
 
-pub use access::{AccessReport, AuditEntry, Deed, GrantEntry, GrantRequest, Groups};
+pub use access::{
+    AccessReport, AuditEntry, Deed, GrantEntry, GrantRequest, Groups, Invitation, JoinRequest, PairingEnd,
+};
 pub use address::{AddressError, PeerAddress};
 pub use cache::{CacheReport, CacheUse, CachedWorkspace, Pin, PinState, PrefetchStep, Transfer};
 pub use changes::{

@@ -156,10 +156,13 @@ pub(super) async fn audit(session: &Session, as_json: bool) -> Result<String, Fa
             Deed::Granted => "granted",
             Deed::Denied => "denied",
             Deed::Revoked => "revoked",
+            Deed::Paired => "paired",
+            Deed::Unpaired => "unpaired",
         };
         let rights = entry.rights.map_or_else(String::new, |rights| rights.to_string().replace(',', ", "));
         let until = entry.expires.map_or_else(String::new, |expires| until(expires, &zone));
-        [moment(entry.at, &zone), deed.to_owned(), entry.workspace.to_string(), whom, rights, until]
+        let workspace = entry.workspace.as_ref().map_or_else(String::new, ToString::to_string);
+        [moment(entry.at, &zone), deed.to_owned(), workspace, whom, rights, until]
     };
     let columns = ["WHEN", "WHAT", "WORKSPACE", "WHOM", "RIGHTS", "UNTIL"];
     Ok(table(columns.map(|heading| (heading, Side::Left)), &entries.iter().map(row).collect::<Vec<_>>()))

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand, builder::OsStringValueParser, builder::TypedValue
 use twinshare::{
     access::{self, Group, Rights},
     api::{FilePath, NodeOptions, PeerAddress},
+    peer::PairingCode,
     types::{HostName, NameError, WorkspaceName},
 };
 
@@ -136,6 +137,33 @@ Example:
   twinshare group remove team bob"
     )]
     Group(Groups),
+
+    /// Make sure that another node is the one that you mean, and count it among your peers
+    #[command(after_help = "\
+Without arguments it shows a code, for the other side to type. Both sides then let each other into the workspaces that are shared with
+'--access peers'. A code is good for one try and five minutes; whoever stands between the two nodes can't use it.
+
+Example:
+  twinshare pair
+  twinshare pair colleague 123-456
+  twinshare pair 10.1.2.3 123-456")]
+    Pair {
+        /// Who has invited: host name, id or address
+        #[arg(value_name = "PEER", requires = "code")]
+        peer: Option<String>,
+
+        /// The code that it shows
+        #[arg(value_name = "CODE")]
+        code: Option<PairingCode>,
+    },
+
+    /// Count a node no longer among your peers
+    #[command(after_help = "Example:\n  twinshare unpair colleague")]
+    Unpair {
+        /// Which: host name or id
+        #[arg(value_name = "PEER")]
+        peer: String,
+    },
 
     /// Show who was let in, refused and shut out, and when
     #[command(after_help = "\

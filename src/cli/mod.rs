@@ -14,6 +14,7 @@ mod list;
 mod mounts;
 mod node;
 mod output;
+mod pair;
 mod run;
 mod session;
 mod share;
@@ -108,6 +109,11 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
                 access::change_group(&session, &group, &peers, false).await?.into()
             }
         },
+        Verb::Pair { peer: None, .. } => pair::invite(&session).await?.into(),
+        Verb::Pair { peer: Some(peer), code: Some(code) } => pair::join(&session, &peer, code).await?.into(),
+        // Clap sees to it that this isn't so.
+        Verb::Pair { .. } => return Err(Failure::new("the code is missing")),
+        Verb::Unpair { peer } => pair::unpair(&session, &peer).await?.into(),
         Verb::Audit(format) => access::audit(&session, format.json).await?.into(),
         Verb::Id(format) => id::id(&session, format.json).await?.into(),
         Verb::Cache(options) => match options.verb {

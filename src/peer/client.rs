@@ -10,11 +10,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{
     capability::Capability,
     line::{LineError, Lines, Stream},
+    pairing::{Joining, NotPaired, PairingCode, Reply},
     receive::Answer,
     tls::{Credentials, CredentialsError, Expected, Found, ServerVerifier},
     wire::{
         BatchRequest, Catalogue, EditOutcome, Grant, HOLDERS_HEADER, MAX_BATCH, MAX_EDIT, MAX_HOLDERS,
-        MAX_JSON, MAX_TAG, MAX_WAIT, MAX_WORKSPACES, NodeInfo, PieceRequest, WorkspaceInfo,
+        MAX_JSON, MAX_TAG, MAX_WAIT, MAX_WORKSPACES, NodeInfo, PairRequest, PieceRequest, WorkspaceInfo,
     },
 };
 use crate::{
@@ -149,6 +150,17 @@ impl fmt::Debug for PeerClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerClient").field("node", &self.node).field("address", &self.address).finish()
     }
+}
+
+/// Why two nodes aren't paired.
+#[derive(Debug, thiserror::Error)]
+pub enum PairError {
+    /// The other side can't be talked to, or doesn't wait for anybody.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// It isn't the one that the code is of.
+    #[error(transparent)]
+    NotPaired(#[from] NotPaired),
 }
 
 impl PeerClient {
@@ -342,6 +354,34 @@ impl PeerClient {
     ) -> Result<(), PeerError> {
         let request = self.http.post(self.profile_url(workspace, program)).json(profile);
         self.json(self.send(request, CONNECT + self.idle).await?).await
+    }
+
+    /// Pairs with the node by a code that its user has told. Whatever goes wrong, the node learns that it did.
+    pub async fn pair(&self, code: &PairingCode, own: NodeId) -> Result<(), PairError> {
+        let (joining, message) = Joining::begin(code, own, self.node);
+        let reply = self.pair_message(message).await?;
+        match joining.finish(&reply) {
+            Ok(proof) => Ok(self.pair_proof(proof).await?),
+            Err(error) => {
+                // Whether that is heard changes nothing here.
+                let _ = self.pair_proof([0; 32]).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The first step of pairing: the joining side's message for the node's reply.
+    pub async fn pair_message(&self, message: Vec<u8>) -> Result<Reply, PeerError> {
+        self.pair_step(&PairRequest::Message(message)).await
+    }
+
+    /// The second: what shows that this side has the key. Zeros say that the reply was wrong.
+    pub async fn pair_proof(&self, proof: [u8; 32]) -> Result<(), PeerError> {
+        self.pair_step(&PairRequest::Proof(proof)).await
+    }
+
+    async fn pair_step<T: DeserializeOwned>(&self, step: &PairRequest) -> Result<T, PeerError> {
+        self.json(self.send(self.http.post(self.url("pair")).json(step), CONNECT + self.idle).await?).await
     }
 
     /// The snapshots of a workspace that its owner keeps, oldest first.

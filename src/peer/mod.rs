@@ -10,6 +10,7 @@ mod frame;
 mod identity;
 mod line;
 mod packed;
+mod pairing;
 mod receive;
 mod service;
 mod tls;
@@ -19,8 +20,9 @@ mod wire;
 mod tests;
 
 pub use capability::Capability;
-pub use client::{IDLE, PeerClient, PeerError};
+pub use client::{IDLE, PairError, PeerClient, PeerError};
 pub use identity::{Identity, IdentityError, NotSigned, Signature, fingerprint, fingerprint_words, verify};
+pub use pairing::{Invited, Joining, NoCode, NotPaired, PairingCode, Reply, invite};
 pub use receive::{Answer, Piece, RefusedPiece};
 pub use service::{ExpectedPieces, Held, Refusal, ServeError, Served, ServedWorkspace, serve};
 pub use tls::{Credentials, CredentialsError, Expected};

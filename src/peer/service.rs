@@ -1,4 +1,5 @@
 mod edit;
+mod pair;
 mod passing;
 mod profile;
 mod ready;
@@ -43,6 +44,7 @@ use super::{
     answer::Producer,
     capability::Capability,
     packed::PackedPieces,
+    pairing::Reply,
     tls::{Credentials, CredentialsError, node_of},
     wire::{
         BatchRequest, Catalogue, HOLDERS_HEADER, MAX_BATCH, MAX_HOLDERS, MAX_TAG, MAX_WAIT, NodeInfo,
@@ -115,6 +117,16 @@ pub trait Served: Send + Sync + 'static {
     /// What readers will probably ask for: groups of blobs, as they'd be asked for, the likeliest first. May block on the
     /// disk.
     fn expected(&self) -> Vec<ExpectedPieces>;
+
+    /// Answers the first message of a node that wants to pair. Doesn't block.
+    fn pair(&self, _: NodeId, _: &[u8]) -> Result<Reply, Refusal> {
+        Err(Refusal::Denied)
+    }
+
+    /// Takes the proof of a node that was answered. Doesn't block.
+    fn paired(&self, _: NodeId, _: [u8; 32]) -> Result<(), Refusal> {
+        Err(Refusal::Denied)
+    }
 }
 
 /// What will probably be asked for of a workspace.
@@ -396,6 +408,7 @@ fn router(service: Service) -> Router {
         .route("/v1/catalogue", get(catalogue))
         .route("/v1/batch", post(batch))
         .route("/v1/history", get(history))
+        .route("/v1/pair", post(pair::pair))
         .route("/v1/edits", post(edit::take).layer(DefaultBodyLimit::disable()))
         .route("/v1/profile", get(profile::give).post(profile::take))
         .fallback(async || {

@@ -86,6 +86,18 @@ pub struct Catalogue {
     pub grants: Vec<Grant>,
 }
 
+/// A step of pairing, from the joining node: `POST /v1/pair`. It is answered with a [`super::Reply`], and then with `null`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum PairRequest {
+    /// The first.
+    #[serde(with = "hex")]
+    Message(Vec<u8>),
+    /// The second: what shows that it has the key. Zeros say that the reply was wrong.
+    #[serde(with = "hex")]
+    Proof([u8; 32]),
+}
+
 /// What became of an edit: `POST /v1/edits`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EditOutcome {

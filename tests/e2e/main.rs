@@ -10,6 +10,7 @@ mod cable;
 mod lan;
 mod link;
 mod node;
+mod pairing;
 mod sample;
 mod wait;
 

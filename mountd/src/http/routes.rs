@@ -18,10 +18,11 @@ use twinshare::{
     access::Group,
     api::{
         AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, CacheReport, Control, FileEntry, FilePath,
-        Finding, Following, GrantRequest, Groups, Host, Join, Judgement, LaunchPlan, LaunchRequest,
-        LayerChange, MergeReport, PREFIX, Peer, Pin, Problem, PushReport, RawText, Share, ShareRequest,
-        SnapshotInfo, Status,
+        Finding, Following, GrantRequest, Groups, Host, Invitation, Join, JoinRequest, Judgement, LaunchPlan,
+        LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, Peer, Pin, Problem, PushReport, RawText,
+        Share, ShareRequest, SnapshotInfo, Status,
     },
+    peer::PairingCode,
     types::{NodeId, WorkspaceName},
 };
 
@@ -106,6 +107,8 @@ pub(super) fn router<C: Control>(node: Arc<C>) -> Router {
         .route("/requests", get(requests::<C>))
         .route("/requests/{workspace}/{peer}", post(decide::<C>))
         .route("/shares/{name}/access", get(access::<C>).post(grant::<C>))
+        .route("/pairings", post(invite::<C>).put(join::<C>))
+        .route("/pairings/{which}", get(invited::<C>).delete(unpair::<C>))
         .route("/groups", get(groups::<C>))
         .route("/groups/{name}", put(set_group::<C>))
         .route("/audit", get(audit::<C>))
@@ -277,6 +280,33 @@ async fn grant<C: Control>(
     Sent(request): Sent<GrantRequest>,
 ) -> Result<StatusCode, Failure> {
     node.grant(name, request).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn invite<C: Control>(State(node): Node<C>) -> (StatusCode, Json<Invitation>) {
+    (StatusCode::CREATED, Json(node.invite().await))
+}
+
+async fn invited<C: Control>(
+    State(node): Node<C>,
+    Parameters(code): Parameters<PairingCode>,
+) -> Json<PairingEnd> {
+    Json(node.invited(code).await)
+}
+
+async fn join<C: Control>(
+    State(node): Node<C>,
+    Sent(request): Sent<JoinRequest>,
+) -> Result<StatusCode, Failure> {
+    node.join(request).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn unpair<C: Control>(
+    State(node): Node<C>,
+    Parameters(peer): Parameters<NodeId>,
+) -> Result<StatusCode, Failure> {
+    node.unpair(peer).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

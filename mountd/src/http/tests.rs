@@ -17,11 +17,12 @@ use twinshare::{
     api::{
         AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, CacheReport, CacheUse, CachedWorkspace, Claim,
         Client, ClientError, Decision, Deed, Endpoint, Event, FileEntry, FileKind, FilePath, Finding,
-        Following, GrantRequest, Groups, Happening, Host, LaunchPlan, LaunchRequest, LayerChange, LeftOut,
-        MergeReport, Peer, PeerAddress, PeerSource, PeerState, Pin, PinState, Prefetch, PrefetchStep,
-        Problem, Progress, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status, Transfer,
-        Workspace,
+        Following, GrantRequest, Groups, Happening, Host, Invitation, JoinRequest, LaunchPlan, LaunchRequest,
+        LayerChange, LeftOut, MergeReport, PairingEnd, Peer, PeerAddress, PeerSource, PeerState, Pin,
+        PinState, Prefetch, PrefetchStep, Problem, Progress, PushReport, RawText, Share, ShareRequest,
+        SnapshotInfo, Status, Transfer, Workspace,
     },
+    peer::PairingCode,
     types::{Digest, Name, NodeId, Timestamp, WorkspaceId, WorkspaceName},
 };
 
@@ -127,7 +128,7 @@ fn an_audit_entry() -> AuditEntry {
     AuditEntry {
         at: "2026-01-02T03:04:05Z".parse().unwrap(),
         deed: Deed::Granted,
-        workspace: "lab".parse().unwrap(),
+        workspace: "lab".parse().ok(),
         whom: "group:team".parse().unwrap(),
         rights: Some("run".parse().unwrap()),
         expires: Some(5),
@@ -223,6 +224,21 @@ impl Control for FakeNode {
     }
     async fn grant(&self, workspace: WorkspaceName, request: GrantRequest) -> Result<(), Problem> {
         self.note(format!("grant {workspace} {} {:?} {:?}", request.whom, request.rights, request.expires));
+        Ok(())
+    }
+    async fn invite(&self) -> Invitation {
+        Invitation { code: "123-456".parse().unwrap(), seconds: 300 }
+    }
+    async fn invited(&self, code: PairingCode) -> PairingEnd {
+        self.note(format!("invited {code}"));
+        PairingEnd::Paired { peer: NodeId::from_bytes([1; 32]) }
+    }
+    async fn join(&self, request: JoinRequest) -> Result<(), Problem> {
+        self.note(format!("join {} {}", request.peer.short(), request.code));
+        Ok(())
+    }
+    async fn unpair(&self, peer: NodeId) -> Result<(), Problem> {
+        self.note(format!("unpair {}", peer.short()));
         Ok(())
     }
     async fn groups(&self) -> Groups {
@@ -393,6 +409,11 @@ async fn every_endpoint_answers_the_client() {
     let whom = "group:team".parse().unwrap();
     let request = GrantRequest { whom, rights: Some("read".parse().unwrap()), expires: Some(9) };
     client.grant(&lab, &request).await.unwrap();
+    let Invitation { code, .. } = client.invite().await.unwrap();
+    let peer = NodeId::from_bytes([1; 32]);
+    assert_eq!(client.invited(&code).await.unwrap(), PairingEnd::Paired { peer });
+    client.join(&JoinRequest { peer, code }).await.unwrap();
+    client.unpair(peer).await.unwrap();
     let (team, members) = client.groups().await.unwrap().pop_first().unwrap();
     client.set_group(&team, &members).await.unwrap();
     assert_eq!(client.audit().await.unwrap(), [an_audit_entry()]);
@@ -451,6 +472,9 @@ async fn every_endpoint_answers_the_client() {
             "peer 10.0.0.1:9".to_owned(),
             "decide lab abababab Deny".to_owned(),
             "grant lab group:team Some(Rights(browse,read)) Some(9)".to_owned(),
+            "invited 123-456".to_owned(),
+            "join 01010101 123-456".to_owned(),
+            "unpair 01010101".to_owned(),
             "group team 1".to_owned(),
             "launch owner/lab [RawText(\"python\"), RawText(\"-V\")]".to_owned(),
             "clear all".to_owned(),
