@@ -5,6 +5,7 @@
 mod audit;
 mod cache;
 mod changes;
+mod config;
 mod consent;
 mod control;
 mod events;

@@ -11,7 +11,7 @@ use tokio::{net::TcpListener, sync::watch};
 use twinshare::{
     api::{self, Claim, DaemonArguments, Token},
     discovery::{
-        ANNOUNCE_INTERVAL, DISCOVERY_PORT, Discovery, DiscoveryConfig, Facts, InterfaceRules, Resources,
+        ANNOUNCE_INTERVAL, DISCOVERY_PORT, Discovery, DiscoveryConfig, Facts, InterfaceRules, Lan, Resources,
         Signer,
     },
     fetch::{FetchOptions, Fetcher},
@@ -25,6 +25,7 @@ use twinshare::{
 
 use crate::{
     cache::{self, Cache},
+    config::{Config, Interfaces},
     consent::Consent,
     events::Events,
     files,
@@ -92,6 +93,8 @@ pub(crate) async fn run(
     for folder in [&arguments.config, &arguments.state, &arguments.cache] {
         private_folder(folder)?;
     }
+    let config = Config::load(&arguments.config)?;
+    let rules = interface_rules(&arguments.node.interfaces, &config.interfaces);
     let identity = Arc::new(Identity::load_or_create(&arguments.state.join("identity"))?);
     let host = host(&arguments, identity.id())?;
     let credentials = Credentials::new(&identity)?;
@@ -170,7 +173,7 @@ pub(crate) async fn run(
     let discovery = Discovery::start(
         DiscoveryConfig {
             signer: Arc::new(BeaconKey(identity.clone())),
-            interfaces: InterfaceRules { allow: arguments.node.interfaces.clone(), deny: Vec::new() },
+            interfaces: rules.clone(),
             interval: ANNOUNCE_INTERVAL,
             port: DISCOVERY_PORT,
             facts: facts(host.clone(), share_port, sharing.clone()),
@@ -210,6 +213,8 @@ pub(crate) async fn run(
         neighbours.add(peer, &discovery).await?;
     }
 
+    let lan = Lan::new(rules, config.allow_from);
+    let admits = move |peer, own| lan.admits(peer, own);
     let service = {
         let (shutdown, mut stopping) = (shutdown(), stopping.clone());
         let served = Arc::new(Service {
@@ -230,7 +235,9 @@ pub(crate) async fn run(
                 },
                 _ = stopping.wait_for(|stop| *stop) => return,
             }
-            if let Err(error) = twinshare::peer::serve(share_listener, &credentials, served, shutdown).await {
+            if let Err(error) =
+                twinshare::peer::serve(share_listener, &credentials, served, admits, shutdown).await
+            {
                 tracing::error!(%error, "the share service ended");
             }
         })
@@ -266,6 +273,12 @@ pub(crate) async fn run(
     }
     drop(claim);
     Ok(())
+}
+
+/// What is said on the command line counts more than what is written.
+fn interface_rules(named: &[String], written: &Interfaces) -> InterfaceRules {
+    let allow = if named.is_empty() { &written.allow[..] } else { named };
+    InterfaceRules { allow: allow.to_vec(), deny: written.deny.clone() }
 }
 
 fn private_folder(folder: &std::path::Path) -> std::io::Result<()> {

@@ -63,6 +63,11 @@ impl Interface {
     }
 }
 
+/// Whether the rules let an interface be used at all; which of those are used to find others, [`select`] says.
+pub(super) fn is_used(name: &str, rules: &InterfaceRules) -> bool {
+    !listed(&rules.deny, name) && (rules.allow.is_empty() || listed(&rules.allow, name))
+}
+
 /// The interfaces that are up now.
 pub(super) fn scan() -> io::Result<Vec<Interface>> {
     let mut found: BTreeMap<u32, Interface> = BTreeMap::new();

@@ -2,11 +2,13 @@
 
 mod beacon;
 mod interfaces;
+mod lan;
 mod multicast;
 mod service;
 mod table;
 
 pub use beacon::{Beacon, BeaconError, Facts, Instance, Kind, Resources, Signer, verify};
 pub use interfaces::InterfaceRules;
+pub use lan::Lan;
 pub use service::{ANNOUNCE_INTERVAL, DISCOVERY_PORT, Discovery, DiscoveryConfig};
 pub use table::{Alert, Change, Peer, PeerTable, Status};

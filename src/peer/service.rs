@@ -210,12 +210,15 @@ pub enum ServeError {
 
 /// Serves `shares` on `listener` until `shutdown` completes.
 ///
+/// Connections are taken that `admits` says yes to, by the addresses of the other end and of this one.
+///
 /// Every connection is TLS 1.3; a node shows its own certificate and is the reader, anyone else is nobody. What is
 /// under way at the end is given a second to finish.
 pub async fn serve(
     listener: TcpListener,
     credentials: &Credentials,
     shares: Arc<dyn Served>,
+    admits: impl Fn(IpAddr, IpAddr) -> bool,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), CredentialsError> {
     let tls = TlsAcceptor::from(Arc::new(credentials.server_config()?));
@@ -234,6 +237,11 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, address)) => {
+                let own = stream.local_addr().map_or(address.ip(), |own| own.ip());
+                if !admits(address.ip(), own) {
+                    tracing::debug!(%address, "a connection that isn't from the LAN is closed");
+                    continue;
+                }
                 // Beyond the limit a connection is closed at once, so that the queue in the kernel doesn't fill up.
                 if let Some(slot) = slots.take(Holder::Handshake(address.ip())) {
                     let connection = Connection {

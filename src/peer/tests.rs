@@ -267,7 +267,7 @@ impl Server {
         let served = Arc::new(Owned(shares.clone()));
         let task = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            serve(listener, &credentials, served, stopped).await
+            serve(listener, &credentials, served, |_, _| true, stopped).await
         });
         Self { address, shares, stop: Some(stop), task }
     }
@@ -345,7 +345,9 @@ async fn a_client_stays_bound_to_the_node_that_it_met() {
     let credentials = Credentials::new(&identity(3)).unwrap();
     let listener = TcpListener::bind(address).await.unwrap();
     let shares = Arc::new(Owned(Arc::new(Shares::new(identity(3)))));
-    tokio::spawn(async move { serve(listener, &credentials, shares, std::future::pending()).await });
+    tokio::spawn(
+        async move { serve(listener, &credentials, shares, |_, _| true, std::future::pending()).await },
+    );
     assert!(matches!(client.node().await, Err(PeerError::Unreachable { .. })));
     assert!(connect(&identity(2), address, Expected::Node(identity(3).id())).await.is_ok());
 }

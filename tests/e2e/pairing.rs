@@ -167,7 +167,9 @@ fn whoever_stands_between_two_pairing_nodes_fails_and_both_say_so() {
                     listening.send(listener.local_addr().unwrap().port()).unwrap();
                     let between = Between { identity: identity.id(), inviter: Arc::new(inviter) };
                     let over = async { drop(ended.await) };
-                    twinshare::peer::serve(listener, &credentials, Arc::new(between), over).await.unwrap();
+                    twinshare::peer::serve(listener, &credentials, Arc::new(between), |_, _| true, over)
+                        .await
+                        .unwrap();
                 });
             });
         };

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     bed::Bed,
-    link::in_namespace,
+    link::{self, in_namespace, must},
     node::{stdout, within},
 };
 
@@ -64,6 +64,44 @@ fn case_45_foreign_hosts_and_origins_are_turned_away() {
         assert!((400..500).contains(&answer), "Host: {host} got {answer}");
     }
     assert_eq!(status(&own, "Origin: http://evil.test\r\n"), 403);
+}
+
+#[test]
+fn whoever_isnt_on_the_lan_is_turned_away() {
+    let Some(bed) = Bed::new() else { return };
+    let owner = bed.owner();
+    let device = link::DEVICE;
+    // The guest has an address of the internet too, and the owner knows the way there.
+    let far = "203.0.113.9";
+    must("ip", &["-n", bed.guest().namespace(), "address", "add", &format!("{far}/32"), "dev", device]);
+    must("ip", &["-n", owner.namespace(), "route", "add", far, "dev", device]);
+    let reached = |from: &str| {
+        let port = owner.json(&["status", "--json"])["share_port"].as_u64().unwrap();
+        let url = format!("https://{}:{port}/v1/node", owner.address());
+        let mut curl = within(20, "nsenter");
+        curl.arg(format!("--net=/run/netns/{}", bed.guest().namespace()));
+        let output = curl.args(["--", "curl", "-sk", "--interface", from, &url]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).contains("peer_id")
+    };
+    owner.up(&[]);
+    let near = bed.guest().address().to_string();
+    assert!(reached(&near) && !reached(far));
+    owner.down();
+
+    let config = owner.home().join("config/config.yaml");
+    let write = |text: &str| fs::write(&config, text).unwrap();
+    write("allow_from: [203.0.113.0/24]\n");
+    owner.up(&[]);
+    assert!(reached(&near) && reached(far));
+    owner.down();
+    write(&format!("interfaces: {{deny: [{device}]}}\n"));
+    owner.up(&[]);
+    assert!(!reached(&near) && !reached(far));
+    owner.down();
+    write("interfaces: {denied: []}\n");
+    let refused = owner.cli(&["up", "--name", "owner"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("config.yaml") && said.contains("denied"), "{said}");
 }
 
 #[test]

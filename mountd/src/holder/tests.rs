@@ -266,7 +266,9 @@ async fn started(peer: Arc<Peer>) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let credentials = Credentials::new(&peer.identity).unwrap();
     tokio::spawn(async move {
-        serve(listener, &credentials, Arc::new(Content(peer)), std::future::pending()).await.unwrap();
+        serve(listener, &credentials, Arc::new(Content(peer)), |_, _| true, std::future::pending())
+            .await
+            .unwrap();
     });
     address
 }

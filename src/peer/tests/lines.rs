@@ -27,6 +27,8 @@ async fn one_connection_after_the_other_carries_batches() {
     let listener = TcpListener::bind(address).await.unwrap();
     let credentials = Credentials::new(&identity(1)).unwrap();
     let again = Arc::new(Owned(shares));
-    tokio::spawn(async move { serve(listener, &credentials, again, std::future::pending()).await });
+    tokio::spawn(
+        async move { serve(listener, &credentials, again, |_, _| true, std::future::pending()).await },
+    );
     assert_eq!(ask().await.unwrap(), 1);
 }
