@@ -9,6 +9,7 @@ disk. With TWINSHARE_SCREENSHOT in the environment, a picture of the window is w
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -37,13 +38,14 @@ def poll(condition, seconds):
 
 
 def wait_for(what, condition, seconds=20, act=lambda: None):
-    """Until it's so, or an end with its name. What is to bring it about is done again when nothing comes of it: a window that
-    was just opened may not take what is typed yet."""
+    """Until it's so, or an end with its name. What is to bring it about is done again when nothing comes of it: a
+    window that was just opened may not take what is typed yet."""
     for _ in range(5):
         act()
         if found := poll(condition, seconds / 5):
             return found
-    picture = room / "failure.png"
+    # Not in the room, which is removed.
+    picture = "/tmp/twinshare-desktop-failure.png"
     subprocess.run(["scrot", "--overwrite", picture], check=False)
     sys.exit(f"desktop: never: {what} (a picture is in {picture})")
 
@@ -58,10 +60,14 @@ def window(title, act=lambda: None):
     return wait_for(f"a window {title!r}", found, 40, act)[0]
 
 
-def dialog(name, act):
-    """The window that opens over another."""
-    active = lambda: xdotool("getactivewindow")
-    return wait_for("a question", lambda: active() if active() not in ("", name) else None, 40, act)
+def dialog(*others, act=lambda: None):
+    """The window that opens over others."""
+
+    def over():
+        active = xdotool("getactivewindow")
+        return None if active in ("", *others) else active
+
+    return wait_for("a question", over, 40, act)
 
 
 def press(name, *keys):
@@ -114,6 +120,11 @@ def at_work():
     wait_for("the folder is shown and nothing more is read", quiet, 60)
     moved = cached() - before
     print(f"desktop: looking at a folder of {size >> 20} MiB brought {moved >> 10} KiB ({100 * moved / size:.0f}%)")
+    for kind in sorted({file.suffix for file in media.iterdir()}):
+        files = list(media.glob(f"*{kind}"))
+        total = sum(file.stat().st_size for file in files)
+        held = sum(int(os.getxattr(file, "user.twinshare.cached_bytes")) for file in files)
+        print(f"desktop:   {kind}: {held >> 10} of {total >> 10} KiB ({100 * held / total:.0f}%)")
     if moved > size / 4:
         sys.exit("desktop: that is more than a quarter of it")
     press(pictures, "ctrl+w")
@@ -151,12 +162,23 @@ def at_work():
     press(here, "ctrl+w")
 
     # Make a folder, rename a file, delete one for good. What is asked is answered.
-    answer(dialog(main, lambda: press(main, "shift+ctrl+n")), "made here")
+    answer(dialog(main, act=lambda: press(main, "shift+ctrl+n")), "made here")
     wait_for("a folder is made", lambda: (source / "made here").is_dir())
-    answer(dialog(main, lambda: (select(main, source, "rename-me"), press(main, "F2"))), "renamed")
+    answer(dialog(main, act=lambda: (select(main, source, "rename-me"), press(main, "F2"))), "renamed")
     wait_for("a file is renamed", lambda: (source / "renamed").exists() and not (source / "rename-me").exists())
-    press(dialog(main, lambda: (select(main, source, "delete-me"), press(main, "shift+Delete"))), "Return")
+    erase = lambda: (select(main, source, "delete-me"), press(main, "shift+Delete"))
+    press(dialog(main, act=erase), "Return")
     wait_for("a file is deleted", lambda: not (source / "delete-me").exists())
+
+    # The mount has no trash: it's asked a second time, whether the file is to be deleted instead.
+    first = dialog(main, act=lambda: (select(main, source, "trash-me"), press(main, "Delete")))
+    press(first, "Return")
+    second = dialog(main, first)
+    assert (source / "trash-me").exists(), "deleted before the second answer"
+    press(second, "Return")
+    wait_for("what has no trash to go to is deleted", lambda: not (source / "trash-me").exists())
+    trash = [place for top in (*mounted.parents[:2], mounted) for place in top.glob(".Trash*")]
+    assert not trash, trash
     print("desktop: browsed, opened, copied out and in, made, renamed and deleted")
 
 
@@ -185,33 +207,43 @@ def settings():
     )
     (home / ".config/mimeapps.list").write_text("[Default Applications]\ntext/plain=viewer.desktop\n")
     (home / ".config/libfm/libfm.conf").write_text(
-        "[config]\nsingle_click=0\nuse_trash=0\nconfirm_del=1\n[ui]\nbig_icon_size=48\nshow_thumbnail=1\n"
+        "[config]\nsingle_click=0\nuse_trash=1\nconfirm_del=1\n[ui]\nbig_icon_size=48\nshow_thumbnail=1\n"
     )
+    # What the system has, but for further programs that make small pictures: which of them are there differs.
+    shared = room / "share"
+    shared.mkdir()
+    for entry in Path("/usr/share").iterdir():
+        if entry.name != "thumbnailers":
+            (shared / entry.name).symlink_to(entry)
     os.environ.update(HOME=str(home), XDG_CONFIG_HOME=str(home / ".config"), XDG_DATA_HOME=str(home / ".local/share"),
-                      XDG_CACHE_HOME=str(home / ".cache"), LANG="C.UTF-8", LC_ALL="C.UTF-8")
+                      XDG_CACHE_HOME=str(home / ".cache"), XDG_DATA_DIRS=str(shared), LANG="C.UTF-8", LC_ALL="C.UTF-8")
+
+
+def ask(*command):
+    """Starts a program and gives the line that it tells in the pipe whose number is appended to its command."""
+    reader, writer = os.pipe()
+    start(*command[:-1], command[-1] + str(writer), pass_fds=[writer])
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        return pipe.readline().strip() or sys.exit(f"desktop: {command[0]} doesn't start")
 
 
 def main():
+    # Ends in `finally` also when it's told to stop: nothing stays.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("desktop: stopped"))
     settings()
-    reader, writer = os.pipe()
-    screen = start("Xvfb", "-displayfd", str(writer), "-screen", "0", "1100x700x24", "-nolisten", "tcp", pass_fds=[writer])
-    os.close(writer)
-    number = os.fdopen(reader).readline().strip()
-    if not number or screen.poll() is not None:
-        sys.exit("desktop: no screen")
-    os.environ["DISPLAY"] = f":{number}"
-    bus = subprocess.run(["dbus-daemon", "--session", "--fork", "--print-address=1", "--print-pid=1"],
-                         capture_output=True, check=True, text=True).stdout.split()
-    os.environ["DBUS_SESSION_BUS_ADDRESS"] = bus[0]
     try:
+        number = ask("Xvfb", "-screen", "0", "1100x700x24", "-nolisten", "tcp", "-displayfd", "")
+        os.environ["DISPLAY"] = f":{number}"
+        os.environ["DBUS_SESSION_BUS_ADDRESS"] = ask("dbus-daemon", "--session", "--nofork", "--print-address=")
         start("openbox")
         wait_for("the window manager", lambda: xdotool("get_num_desktops"))
         at_work()
     finally:
-        subprocess.run(["pcmanfm", "--desktop-off"], check=False, stderr=subprocess.DEVNULL)
         for process in reversed(processes):
             process.terminate()
-        os.kill(int(bus[1]), 15)
+        for process in processes:
+            process.wait()
 
 
 main()

@@ -1,0 +1,477 @@
+//! For clients without a node, as browsers and curl are: listings, files and ZIP archives, by HTTP Basic authentication.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
+use serde_json::json;
+use tokio::sync::mpsc;
+use zip::{ZipWriter, write::SimpleFileOptions};
+
+use super::{Cut, STALLED, ServeError, ServedWorkspace, Service, ServiceError, streamed};
+use crate::{
+    blob::{Blob, GROUP, VerifiedSlice},
+    tree::{Content, Entry, Kind, Page, decode},
+    types::{Digest, Name, WorkspaceName},
+};
+
+/// Bytes of a file that are read at once.
+const PIECE: u64 = 1 << 20;
+
+/// What has a meaning of its own in an address.
+const SPECIAL: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'?').add(b'%').add(b'`').add(b'\'').add(b'/').add(b'\\');
+
+/// A workspace that is open to a visitor: the digest of its root folder, and what is in it.
+pub type Visited = (Digest, Arc<dyn ServedWorkspace>);
+
+/// Why it isn't.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VisitRefusal {
+    /// There's no such workspace, or it's none for visitors.
+    Unknown,
+    /// The password is missing, or wrong.
+    Password,
+    /// Too many wrong ones came from there: not before so many seconds.
+    Wait(u64),
+}
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct From(pub(super) IpAddr);
+
+/// The names of what visitors may ask for.
+pub(super) async fn names(State(service): State<Service>, headers: HeaderMap) -> Response {
+    let names = service.shares.visitable();
+    if wants_json(&headers) {
+        return Json(names).into_response();
+    }
+    let rows = names.iter().map(|name| row(name.as_str().as_bytes(), true, None));
+    page("Workspaces", &rows.collect::<String>(), false)
+}
+
+/// A folder's listing, a file, or with `?zip` a folder as an archive.
+pub(super) async fn visit(
+    State(service): State<Service>,
+    Extension(From(from)): Extension<From>,
+    Extension(cut): Extension<Cut>,
+    request: Request,
+) -> Result<Response, ServiceError> {
+    let unknown = || ServiceError::new(StatusCode::NOT_FOUND, "unknown", "there's nothing at this address");
+    let path = request.uri().path().strip_prefix("/w/").ok_or_else(unknown)?;
+    let mut parts = path.split('/').map(|part| percent_decode_str(part).collect::<Vec<u8>>());
+    let name = parts.next().and_then(|name| String::from_utf8(name).ok()).and_then(|name| name.parse().ok());
+    let name: WorkspaceName = name.ok_or_else(unknown)?;
+    let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+    let names: Result<Vec<Name>, _> = parts.into_iter().map(Name::new).collect();
+    let names = names.map_err(|_| unknown())?;
+    let password = password(request.headers());
+    let (shares, asked) = (service.shares.clone(), name.clone());
+    let visited = service.blocking(move || shares.visit(&asked, password.as_deref(), from)).await?;
+    let (root, workspace) = match visited {
+        Ok(visited) => visited,
+        Err(refusal) => return Ok(refused(refusal, &name)),
+    };
+    let place = names.clone();
+    let found = {
+        let workspace = workspace.clone();
+        service.blocking(move || find(&*workspace, root, &place)).await?
+    };
+    let (headers, uri) = (request.headers(), request.uri());
+    match found.ok_or_else(unknown)? {
+        Found::Folder(tree) if uri.query() == Some("zip") => {
+            let title = names.last().map_or_else(|| name.to_string(), ToString::to_string);
+            Ok(archive(&service, cut, workspace, tree, title))
+        }
+        Found::Folder(tree) => {
+            let entries = service.blocking(move || entries(&*workspace, tree)).await?;
+            let entries = entries.ok_or_else(unknown)?;
+            if wants_json(headers) {
+                return Ok(Json(entries.iter().map(described).collect::<Vec<_>>()).into_response());
+            }
+            if !uri.path().ends_with('/') {
+                // Else the names in it would be taken for those beside it.
+                return Ok((StatusCode::FOUND, [(header::LOCATION, format!("{}/", uri.path()))]).into_response());
+            }
+            let title = names.last().map_or_else(|| name.to_string(), ToString::to_string);
+            let rows: String = entries
+                .iter()
+                .map(|entry| match &entry.kind {
+                    Kind::Folder { totals, .. } => row(entry.name.as_bytes(), true, Some(totals.bytes)),
+                    Kind::File { size, .. } => row(entry.name.as_bytes(), false, Some(*size)),
+                    Kind::Link(_) => row(entry.name.as_bytes(), false, None),
+                })
+                .collect();
+            Ok(page(&title, &rows, true))
+        }
+        Found::File(entry) => file(&service, cut, workspace, names, entry, headers),
+    }
+}
+
+/// What a visitor gives as a password, whatever the name before it.
+fn password(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, encoded) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    text.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+fn refused(refusal: VisitRefusal, name: &WorkspaceName) -> Response {
+    match refusal {
+        VisitRefusal::Unknown => {
+            ServiceError::new(StatusCode::NOT_FOUND, "unknown", "there's nothing at this address").into_response()
+        }
+        VisitRefusal::Password => {
+            let error = ServiceError::new(StatusCode::UNAUTHORIZED, "denied", "the password is missing or wrong");
+            let realm = format!("Basic realm=\"twinshare {name}\", charset=\"UTF-8\"");
+            let realm = HeaderValue::try_from(realm).unwrap_or(HeaderValue::from_static("Basic realm=\"twinshare\""));
+            ([(header::WWW_AUTHENTICATE, realm)], error).into_response()
+        }
+        VisitRefusal::Wait(seconds) => {
+            let error = ServiceError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "busy",
+                format!("too many wrong passwords: try again in {seconds} s"),
+            );
+            ([(header::RETRY_AFTER, seconds)], error).into_response()
+        }
+    }
+}
+
+fn wants_json(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    !accepted.contains("text/html")
+}
+
+/// What is at a path.
+enum Found {
+    Folder(Digest),
+    File(Box<Entry>),
+}
+
+fn find(workspace: &dyn ServedWorkspace, root: Digest, path: &[Name]) -> Option<Found> {
+    let mut folder = root;
+    let mut names = path.iter().peekable();
+    while let Some(name) = names.next() {
+        let entry = entries(workspace, folder)?.into_iter().find(|entry| entry.name == *name)?;
+        match entry.kind {
+            Kind::Folder { tree, .. } => folder = tree,
+            Kind::File { .. } if names.peek().is_none() => return Some(Found::File(Box::new(entry))),
+            _ => return None,
+        }
+    }
+    Some(Found::Folder(folder))
+}
+
+/// All entries of a folder, however many pages it has.
+fn entries(workspace: &dyn ServedWorkspace, tree: Digest) -> Option<Vec<Entry>> {
+    let page = |digest: &Digest| decode(&workspace.tree(digest)?).ok();
+    match page(&tree)? {
+        Page::Leaf(entries) => Some(entries),
+        Page::Index(pages) => {
+            let mut all = Vec::new();
+            for reference in pages {
+                match page(&reference.digest)? {
+                    Page::Leaf(entries) => all.extend(entries),
+                    Page::Index(_) => return None,
+                }
+            }
+            Some(all)
+        }
+    }
+}
+
+fn described(entry: &Entry) -> serde_json::Value {
+    let name = entry.name.to_string();
+    match &entry.kind {
+        Kind::Folder { totals, .. } => json!({ "name": name, "kind": "folder", "size": totals.bytes }),
+        Kind::File { size, .. } => json!({ "name": name, "kind": "file", "size": size }),
+        Kind::Link(target) => {
+            json!({ "name": name, "kind": "symlink", "target": String::from_utf8_lossy(target) })
+        }
+    }
+}
+
+/// A line of a listing.
+fn row(name: &[u8], folder: bool, size: Option<u64>) -> String {
+    let slash = if folder { "/" } else { "" };
+    let size = size.map_or_else(String::new, |size| size.to_string());
+    let shown = escape(&String::from_utf8_lossy(name));
+    format!("<tr><td><a href=\"./{}{slash}\">{shown}{slash}</a></td><td>{size}</td></tr>\n", percent_encode(name, SPECIAL))
+}
+
+fn escape(text: &str) -> String {
+    text.chars().fold(String::new(), |mut escaped, char| {
+        match char {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            _ => escaped.push(char),
+        }
+        escaped
+    })
+}
+
+fn page(title: &str, rows: &str, in_workspace: bool) -> Response {
+    let mut html = String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
+    let title = escape(title);
+    let more = if in_workspace { "<p><a href=\"?zip\">all of it as a ZIP archive</a> · <a href=\"..\">up</a></p>" } else { "" };
+    // Writing to a string can't fail.
+    let _ = write!(
+        html,
+        "<title>{title}</title><style>body {{ font: 16px sans-serif; margin: 2em }} td {{ padding: 0.1em 1em 0.1em 0 }} \
+         td + td {{ text-align: right; font-variant-numeric: tabular-nums }}</style></head>\
+         <body><h1>{title}</h1>{more}<table>\n{rows}</table></body></html>\n"
+    );
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    (headers, html).into_response()
+}
+
+/// A file, or a range of it. It's to be saved and never shown: a page in a workspace must not act as this server.
+fn file(
+    service: &Service,
+    cut: Cut,
+    workspace: Arc<dyn ServedWorkspace>,
+    path: Vec<Name>,
+    entry: Box<Entry>,
+    headers: &HeaderMap,
+) -> Result<Response, ServiceError> {
+    let Kind::File { size, .. } = entry.kind else { return Err(ServiceError::failed("not a file")) };
+    let asked = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
+    let range = match asked.map(http_range_header::parse_range_header) {
+        // What isn't a range of bytes is ignored, as RFC 9110 has it.
+        None | Some(Err(_)) => None,
+        Some(Ok(ranges)) => match ranges.validate(size) {
+            Ok(ranges) => ranges.into_iter().next(),
+            Err(_) => {
+                let all = format!("bytes */{size}");
+                return Ok((StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, all)]).into_response());
+            }
+        },
+    };
+    let (start, end) = range.as_ref().map_or((0, size), |range| (*range.start(), range.end() + 1));
+    let name = percent_encode(entry.name.as_bytes(), SPECIAL).to_string();
+    let mut response = stream(service, cut, move |output| {
+        let mut offset = start;
+        while offset < end {
+            let mut bytes = read_some(&*workspace, &path, &entry, offset)?;
+            bytes.truncate(usize::try_from(end - offset).unwrap_or(usize::MAX));
+            offset += bytes.len() as u64;
+            output.put(bytes)?;
+        }
+        Ok(())
+    });
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}"));
+    headers.insert(header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment")));
+    if range.is_some() {
+        let shown = format!("bytes {start}-{}/{size}", end.saturating_sub(1));
+        if let Ok(shown) = HeaderValue::try_from(shown) {
+            headers.insert(header::CONTENT_RANGE, shown);
+        }
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    Ok(response)
+}
+
+/// Some bytes of a file from `offset` on, at least one; checked against its digest, if it has one yet.
+fn read_some(
+    workspace: &dyn ServedWorkspace,
+    path: &[Name],
+    entry: &Entry,
+    offset: u64,
+) -> Result<Bytes, ServeError> {
+    let Kind::File { size, content } = &entry.kind else { return Err(ServeError::Unknown) };
+    match content {
+        Content::Pending => {
+            let length = (size - offset).min(PIECE) as u32;
+            let bytes = workspace.pending(path, entry.attributes.token, offset, length)?;
+            if bytes.is_empty() { Err(ServeError::Changed) } else { Ok(bytes.into()) }
+        }
+        Content::Blob(digest) => of_blob(workspace, Blob { digest: *digest, size: *size }, offset),
+        Content::Sparse { blob, extents } => {
+            let total = extents.iter().map(|extent| extent.length).sum();
+            let mut before = 0;
+            for extent in extents {
+                if offset < extent.offset {
+                    return Ok(hole(extent.offset - offset));
+                }
+                if offset < extent.offset + extent.length {
+                    let within = offset - extent.offset;
+                    let mut bytes = of_blob(workspace, Blob { digest: *blob, size: total }, before + within)?;
+                    bytes.truncate((extent.length - within).min(PIECE) as usize);
+                    return Ok(bytes);
+                }
+                before += extent.length;
+            }
+            Ok(hole(size - offset))
+        }
+    }
+}
+
+fn hole(length: u64) -> Bytes {
+    vec![0; length.min(PIECE) as usize].into()
+}
+
+fn of_blob(workspace: &dyn ServedWorkspace, blob: Blob, offset: u64) -> Result<Bytes, ServeError> {
+    let skipped = |bytes: Bytes, skip: u64| {
+        let rest = bytes.slice((skip as usize).min(bytes.len())..);
+        if rest.is_empty() { Err(ServeError::Changed) } else { Ok(rest) }
+    };
+    if blob.is_whole() {
+        return skipped(workspace.blob(&blob.digest)?, offset);
+    }
+    let first = offset / GROUP;
+    let groups = first..(first + PIECE / GROUP).min(blob.groups());
+    let encoded = workspace.slice(&blob, groups.clone())?;
+    let slice = VerifiedSlice::verify(blob, groups, &encoded).map_err(|_| ServeError::Changed)?;
+    skipped(slice.leaves().concat().into(), offset - first * GROUP)
+}
+
+/// A folder as an archive, made while it's sent.
+fn archive(
+    service: &Service,
+    cut: Cut,
+    workspace: Arc<dyn ServedWorkspace>,
+    tree: Digest,
+    title: String,
+) -> Response {
+    let mut response = stream(service, cut, move |output| {
+        let mut archive = ZipWriter::new_stream(output);
+        pack(&mut archive, &*workspace, tree, &mut Vec::new())?;
+        archive.finish().map_err(io::Error::other)?.into_inner().flush()?;
+        Ok(())
+    });
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zip"));
+    let name = percent_encode(title.as_bytes(), SPECIAL).to_string();
+    let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}.zip"));
+    headers.insert(header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment")));
+    response
+}
+
+fn pack<W: Write>(
+    archive: &mut ZipWriter<zip::write::StreamWriter<W>>,
+    workspace: &dyn ServedWorkspace,
+    tree: Digest,
+    path: &mut Vec<Name>,
+) -> Result<(), ServeError> {
+    let zip_failed = |error: zip::result::ZipError| ServeError::Io(io::Error::other(error));
+    for entry in entries(workspace, tree).ok_or(ServeError::Unknown)? {
+        path.push(entry.name.clone());
+        // Archives have text for names.
+        let name = String::from_utf8_lossy(&Name::join(path)).into_owned();
+        let options = SimpleFileOptions::default().unix_permissions(u32::from(entry.attributes.mode & 0o777));
+        match &entry.kind {
+            Kind::Folder { tree, .. } => {
+                archive.add_directory(name, options).map_err(zip_failed)?;
+                pack(archive, workspace, *tree, path)?;
+            }
+            Kind::Link(target) => {
+                archive
+                    .add_symlink(name, String::from_utf8_lossy(target).into_owned(), options)
+                    .map_err(zip_failed)?;
+            }
+            Kind::File { size, .. } => {
+                let options = options.large_file(*size >= u64::from(u32::MAX));
+                archive.start_file(name, options).map_err(zip_failed)?;
+                let mut offset = 0;
+                while offset < *size {
+                    let bytes = read_some(workspace, path, &entry, offset)?;
+                    let bytes = bytes.slice(..bytes.len().min(usize::try_from(size - offset).unwrap_or(usize::MAX)));
+                    archive.write_all(&bytes)?;
+                    offset += bytes.len() as u64;
+                }
+            }
+        }
+        path.pop();
+    }
+    Ok(())
+}
+
+/// An answer whose bytes a thread makes while they are sent. If it can't go on, the connection ends before the answer does, so that
+/// nobody takes half of it for the whole.
+fn stream(
+    service: &Service,
+    cut: Cut,
+    make: impl FnOnce(&mut Output) -> Result<(), ServeError> + Send + 'static,
+) -> Response {
+    let (made, mut parts) = mpsc::channel::<Bytes>(4);
+    let (sender, receiver) = mpsc::channel::<Bytes>(16);
+    let threads = service.threads.clone();
+    let ending = cut.clone();
+    tokio::spawn(async move {
+        // One at a time of those that the disk and the processor can serve.
+        let Ok(_turn) = threads.acquire_owned().await else { return };
+        let work = tokio::task::spawn_blocking(move || make(&mut Output { sender: made, waiting: Vec::new() }));
+        if !matches!(work.await, Ok(Ok(()))) {
+            ending.end();
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(part) = parts.recv().await {
+            if !cut.send(&sender, part, STALLED).await {
+                return;
+            }
+        }
+    });
+    let mut response = streamed(receiver);
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    let _: &Body = response.body();
+    response
+}
+
+/// Where the thread puts what it makes.
+struct Output {
+    sender: mpsc::Sender<Bytes>,
+    waiting: Vec<u8>,
+}
+
+impl Output {
+    fn put(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.sender.blocking_send(bytes).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.waiting.extend_from_slice(bytes);
+        if self.waiting.len() >= 64 << 10 {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        self.put(waiting.into())
+    }
+}
