@@ -35,6 +35,8 @@ struct Book {
     policies: BTreeMap<WorkspaceId, Policy>,
     groups: BTreeMap<Group, BTreeSet<NodeId>>,
     paired: BTreeSet<NodeId>,
+    /// The hashes of workspaces' passwords.
+    passwords: BTreeMap<WorkspaceId, String>,
 }
 
 impl Book {
@@ -224,6 +226,23 @@ impl Consent {
         })
     }
 
+    /// The hash of a workspace's password.
+    pub(crate) fn password(&self, workspace: &WorkspaceId) -> Option<String> {
+        self.book().passwords.get(workspace).cloned()
+    }
+
+    /// Sets the hash of a workspace's password, or removes it.
+    pub(crate) fn set_password(
+        &self,
+        workspace: &WorkspaceId,
+        hash: Option<String>,
+    ) -> Result<(), FileError> {
+        self.change(|book| match hash {
+            Some(hash) => drop(book.passwords.insert(*workspace, hash)),
+            None => drop(book.passwords.remove(workspace)),
+        })
+    }
+
     /// Counts a node among those that are paired with, or no longer.
     pub(crate) fn pair(&self, peer: NodeId, paired: bool) -> Result<(), FileError> {
         let changed = self.change(|book| match paired {
@@ -245,7 +264,10 @@ impl Consent {
     /// Forgets all about a workspace that isn't shared any more.
     pub(crate) fn forget(&self, workspace: &WorkspaceId) -> Result<(), FileError> {
         self.requests().retain(|(asked, _), _| asked != workspace);
-        self.change(|book| drop(book.policies.remove(workspace)))
+        self.change(|book| {
+            book.policies.remove(workspace);
+            book.passwords.remove(workspace);
+        })
     }
 
     fn next_expiry(&self) -> Option<u64> {

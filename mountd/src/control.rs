@@ -9,9 +9,9 @@ use twinshare::{
     api::{
         AccessReport, AccessRequest, AuditEntry, CacheReport, Control, Decision, FileEntry, FileKind,
         FilePath, Finding, Following, GrantEntry, GrantRequest, Groups, Host, Invitation, JoinRequest,
-        LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, PairingEnd, Peer, PeerAddress,
-        PeerSource, PeerState, Pin, Prefetch, Problem, Progress, PushReport, RawText, Share, ShareRequest,
-        SnapshotInfo, Status, Workspace,
+        LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, PairingEnd, PasswordRequest, Peer,
+        PeerAddress, PeerSource, PeerState, Pin, Prefetch, Problem, Progress, PushReport, RawText, Share,
+        ShareRequest, SnapshotInfo, Status, Workspace,
     },
     discovery,
     fetch::{Holders, SourceError},
@@ -28,10 +28,14 @@ use crate::{
     launch, neighbours,
     node::Node,
     sharing::{Options, SharingError},
+    visitors,
 };
 
 /// How long a peer that was just added by address may take to answer.
 const MEETING: Duration = Duration::from_secs(5);
+
+/// Shorter passwords can be guessed.
+const SHORTEST_PASSWORD: usize = 8;
 
 /// So many of the newest lines of the audit log are shown.
 const AUDITED: usize = 1000;
@@ -285,6 +289,23 @@ impl Control for Node {
                 false => Err(Problem::missing(format!("nothing is decided about {whom} and {workspace}"))),
             },
         }
+    }
+
+    async fn set_password(&self, workspace: WorkspaceName, request: PasswordRequest) -> Result<(), Problem> {
+        let share = self.shared(&workspace)?;
+        let hash = match request.password {
+            Some(password) if password.chars().count() < SHORTEST_PASSWORD => {
+                return Err(Problem::invalid(format!(
+                    "a password has at least {SHORTEST_PASSWORD} characters"
+                )));
+            }
+            Some(password) => {
+                let hashed = tokio::task::spawn_blocking(move || visitors::hashed(&password));
+                Some(hashed.await.map_err(Problem::failed)?.map_err(Problem::failed)?)
+            }
+            None => None,
+        };
+        self.sharing.consent().set_password(&share.id(), hash).map_err(Problem::failed)
     }
 
     async fn invite(&self) -> Invitation {

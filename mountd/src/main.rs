@@ -24,6 +24,7 @@ mod passing;
 mod readers;
 mod sharing;
 mod swarm;
+mod visitors;
 
 use std::process::ExitCode;
 

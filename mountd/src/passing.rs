@@ -1,6 +1,6 @@
 //! What this node serves: its own shares, and what it holds of others'.
 
-use std::{ops::Range, sync::Arc};
+use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -10,10 +10,10 @@ use twinshare::{
     fetch::Fetcher,
     peer::{
         Capability, Catalogue, ExpectedPieces, Held, NodeInfo, PieceRequest, Refusal, Reply, Served,
-        ServedWorkspace,
+        ServedWorkspace, VisitRefusal, Visited,
     },
     store::{ReadStore, StoreError},
-    types::{Digest, NodeId, WorkspaceId},
+    types::{Digest, NodeId, WorkspaceId, WorkspaceName},
 };
 
 use crate::{neighbours::Neighbours, pairing::Pairing, sharing::Sharing};
@@ -46,6 +46,19 @@ impl Served for Service {
         reader: Option<NodeId>,
     ) -> Result<Arc<dyn ServedWorkspace>, Refusal> {
         self.sharing.workspace(id, reader)
+    }
+
+    fn visitable(&self) -> Vec<WorkspaceName> {
+        self.sharing.visitable()
+    }
+
+    fn visit(
+        &self,
+        name: &WorkspaceName,
+        password: Option<&str>,
+        from: IpAddr,
+    ) -> Result<Visited, VisitRefusal> {
+        self.sharing.visit(name, password, from)
     }
 
     fn pair(&self, reader: NodeId, message: &[u8]) -> Result<Reply, Refusal> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
+    net::IpAddr,
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -16,7 +17,7 @@ use twinshare::{
     blob::{Blob, Groups, slices},
     peer::{
         Capability, Catalogue, ExpectedPieces, Grant, Head, Identity, NodeInfo, OwnerPath, PieceRequest,
-        Refusal, ServeError, ServedWorkspace, SignedHead, WorkspaceInfo,
+        Refusal, ServeError, ServedWorkspace, SignedHead, VisitRefusal, Visited, WorkspaceInfo,
     },
     profile::{Profile, Touched},
     publish::{
@@ -32,7 +33,11 @@ use crate::{
     files::{self, FileError},
     launches::Profiles,
     readers::Readers,
+    visitors::Visitors,
 };
+
+/// What clients without a node may do that know the password.
+const VISITORS: Rights = Rights::of(&[Right::Clone]);
 
 /// Capabilities are given anew so often, in seconds …
 const RENEWED: u64 = 60;
@@ -94,6 +99,7 @@ pub(crate) struct Sharing {
     profiles: Arc<Profiles>,
     history: Arc<History>,
     consent: Arc<Consent>,
+    visitors: Visitors,
     changed: watch::Sender<u64>,
     /// Itself, for what it hands out to be read from.
     this: Weak<Self>,
@@ -120,6 +126,7 @@ impl Sharing {
             profiles,
             history,
             consent,
+            visitors: Visitors::new(),
             changed: watch::Sender::new(0),
             this: this.clone(),
         });
@@ -296,7 +303,7 @@ impl Sharing {
     fn may_know(&self, share: &Share, reader: Option<NodeId>) -> bool {
         match share.access() {
             Access::Public => true,
-            Access::Ask => reader.is_some(),
+            Access::Ask | Access::Password => reader.is_some(),
             Access::Peers => !self.rights(share, reader).is_empty(),
         }
     }
@@ -434,10 +441,41 @@ impl Sharing {
             let profiles = self.profiles.list(&share.id());
             let pieces = profiles.into_iter().flat_map(Vec::from).filter_map(touched).flatten().collect();
             let reader = Some(self.own.identity.id());
-            let workspace = Opened { sharing: self.this.clone(), share: share.clone(), reader };
-            (Arc::new(workspace) as Arc<dyn ServedWorkspace>, pieces)
+            (self.opened(share, Who::Node(reader)), pieces)
         };
         self.shares.list().into_iter().map(of_share).collect()
+    }
+
+    fn opened(&self, share: Arc<Share>, who: Who) -> Arc<dyn ServedWorkspace> {
+        Arc::new(Opened { sharing: self.this.clone(), share, who })
+    }
+
+    /// The names of what clients without a node may ask for.
+    pub(crate) fn visitable(&self) -> Vec<WorkspaceName> {
+        let shares = self.shares.list();
+        let open = shares.iter().filter(|share| matches!(share.access(), Access::Public | Access::Password));
+        let names: BTreeSet<_> = open.map(|share| share.manifest().name.clone()).collect();
+        names.into_iter().collect()
+    }
+
+    /// Opens a workspace for a client without a node. Blocks for as long as checking the password takes.
+    pub(crate) fn visit(
+        &self,
+        name: &WorkspaceName,
+        password: Option<&str>,
+        from: IpAddr,
+    ) -> Result<Visited, VisitRefusal> {
+        let share = self.find(name).ok_or(VisitRefusal::Unknown)?;
+        let who = match share.access() {
+            Access::Public => Who::Node(None),
+            Access::Password => {
+                let stored = self.consent.password(&share.id()).ok_or(VisitRefusal::Unknown)?;
+                self.visitors.check(&stored, password, from, std::time::Instant::now())?;
+                Who::Visitor(stored)
+            }
+            Access::Ask | Access::Peers => return Err(VisitRefusal::Unknown),
+        };
+        Ok((share.head().root, self.opened(share, who)))
     }
 
     pub(crate) fn workspace(
@@ -447,12 +485,12 @@ impl Sharing {
     ) -> Result<Arc<dyn ServedWorkspace>, Refusal> {
         let share = self.shares.get(id).ok_or(Refusal::Unknown)?;
         if !self.rights(&share, reader).is_empty() {
-            return Ok(Arc::new(Opened { sharing: self.this.clone(), share, reader }));
+            return Ok(self.opened(share, Who::Node(reader)));
         }
         if !self.may_know(&share, reader) {
             return Err(Refusal::Unknown);
         }
-        if let Some(reader) = reader.filter(|_| share.access() == Access::Ask) {
+        if let Some(reader) = reader.filter(|_| matches!(share.access(), Access::Ask | Access::Password)) {
             self.consent.ask(&subject(&share), reader, false);
         }
         Err(Refusal::Denied)
@@ -467,16 +505,39 @@ fn subject(share: &Share) -> Subject {
 struct Opened {
     sharing: Weak<Sharing>,
     share: Arc<Share>,
-    reader: Option<NodeId>,
+    who: Who,
+}
+
+/// Who uses a share.
+enum Who {
+    /// A node; none is a client that hasn't said who it is.
+    Node(Option<NodeId>),
+    /// A client without a node, who knew the password of this hash.
+    Visitor(String),
 }
 
 impl Opened {
+    fn reader(&self) -> Option<NodeId> {
+        match self.who {
+            Who::Node(reader) => reader,
+            Who::Visitor(_) => None,
+        }
+    }
+
     /// The share, if the reader has this right and it's shared still: a batch may take long.
     fn share(&self, right: Right) -> Option<&Arc<Share>> {
         let sharing = self.sharing.upgrade()?;
         let current = sharing.shares.get(&self.share.id())?;
-        (Arc::ptr_eq(&current, &self.share) && sharing.rights(&current, self.reader).has(right))
-            .then_some(&self.share)
+        let rights = match &self.who {
+            Who::Node(reader) => sharing.rights(&current, *reader),
+            // Until the password or the rule is another one.
+            Who::Visitor(hash) => {
+                let is_open = current.access() == Access::Password
+                    && sharing.consent.password(&current.id()).as_ref() == Some(hash);
+                if is_open { VISITORS } else { Rights::NONE }
+            }
+        };
+        (Arc::ptr_eq(&current, &self.share) && rights.has(right)).then_some(&self.share)
     }
 
     fn open(&self) -> Result<&Share, ServeError> {
@@ -514,7 +575,7 @@ impl ServedWorkspace for Opened {
         }
         // Who may not even read it has no business with it.
         if let (Some(reader), Some(share), Some(sharing)) =
-            (self.reader, self.share(Right::Read), self.sharing.upgrade())
+            (self.reader(), self.share(Right::Read), self.sharing.upgrade())
         {
             sharing.consent.ask(&subject(share), reader, true);
         }
@@ -571,7 +632,9 @@ impl ServedWorkspace for Opened {
     }
 
     fn co_readers(&self, pieces: &[PieceRequest]) -> Vec<NodeId> {
-        let (Some(sharing), Some(reader)) = (self.sharing.upgrade(), self.reader) else { return Vec::new() };
+        let (Some(sharing), Some(reader)) = (self.sharing.upgrade(), self.reader()) else {
+            return Vec::new();
+        };
         let others = sharing.readers().note(self.share.id(), reader, pieces, Instant::now());
         others.into_iter().filter(|node| sharing.rights(&self.share, Some(*node)).has(Right::Read)).collect()
     }
@@ -579,7 +642,7 @@ impl ServedWorkspace for Opened {
 
 /// The names of what anybody may know of, for the beacon, which everybody on the network hears.
 pub(crate) fn names(shares: &[Arc<Share>]) -> Vec<WorkspaceName> {
-    let open = shares.iter().filter(|share| matches!(share.access(), Access::Public | Access::Ask));
+    let open = shares.iter().filter(|share| share.access() != Access::Peers);
     let names: BTreeSet<_> = open.map(|share| share.manifest().name.clone()).collect();
     names.into_iter().collect()
 }

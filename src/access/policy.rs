@@ -14,6 +14,8 @@ pub enum Access {
     Ask,
     /// The peers that the owner has paired with.
     Peers,
+    /// Whoever knows the workspace's password, by a browser; nodes as with `ask`.
+    Password,
     /// Everyone on the network.
     Public,
 }
@@ -166,7 +168,7 @@ impl Policy {
         decided.unwrap_or_else(|| match access {
             Access::Public => Rights::USUAL,
             Access::Peers if who.is_some_and(|who| who.paired) => Rights::USUAL,
-            Access::Peers | Access::Ask => Rights::NONE,
+            Access::Peers | Access::Ask | Access::Password => Rights::NONE,
         })
     }
 
@@ -214,6 +216,7 @@ mod tests {
         for (access, somebody, unknown, friend) in [
             (Access::Public, Rights::USUAL, Rights::USUAL, Rights::USUAL),
             (Access::Ask, Rights::NONE, Rights::NONE, Rights::NONE),
+            (Access::Password, Rights::NONE, Rights::NONE, Rights::NONE),
             (Access::Peers, Rights::NONE, Rights::NONE, Rights::USUAL),
         ] {
             assert_eq!(policy.rights(access, Some(&ann), 0), somebody, "{access:?}");

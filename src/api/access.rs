@@ -47,6 +47,15 @@ pub struct GrantRequest {
     pub expires: Option<u64>,
 }
 
+/// Sets a workspace's password, for browsers and curl; absent, removes it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PasswordRequest {
+    /// The password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
 /// The groups of peers, and who is in them.
 pub type Groups = BTreeMap<Group, BTreeSet<NodeId>>;
 

@@ -13,8 +13,8 @@ use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 use super::{
     AccessReport, AccessRequest, AuditEntry, CacheReport, Decision, Endpoint, EndpointError, Event,
     FileEntry, FilePath, Finding, GrantRequest, Groups, Host, Invitation, Join, JoinRequest, Judgement,
-    LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, Peer, PeerAddress, Pin,
-    PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
+    LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, PasswordRequest, Peer,
+    PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
 };
 use crate::{
     access::Group,
@@ -148,6 +148,16 @@ impl Client {
     pub async fn grant(&self, workspace: &WorkspaceName, request: &GrantRequest) -> Result<(), ClientError> {
         let url = self.url(&["shares", workspace.as_str(), "access"]);
         self.send(Method::POST, url, Some(request), Some(PATIENCE)).await.map(drop)
+    }
+
+    /// Sets a workspace's password, or removes it.
+    pub async fn set_password(
+        &self,
+        workspace: &WorkspaceName,
+        request: &PasswordRequest,
+    ) -> Result<(), ClientError> {
+        let url = self.url(&["shares", workspace.as_str(), "password"]);
+        self.send(Method::PUT, url, Some(request), Some(PATIENCE)).await.map(drop)
     }
 
     /// Invites a node to pair, by a code.

@@ -5,8 +5,8 @@ use futures_util::stream::BoxStream;
 use super::{
     AccessReport, AccessRequest, AuditEntry, CacheReport, Decision, Event, FileEntry, FilePath, Finding,
     GrantRequest, Groups, Host, Invitation, JoinRequest, LaunchPlan, LaunchRequest, LayerChange, MergeReport,
-    PairingEnd, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest,
-    SnapshotInfo, Status,
+    PairingEnd, PasswordRequest, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText, Share,
+    ShareRequest, SnapshotInfo, Status,
 };
 use crate::{
     access::Group,
@@ -70,6 +70,13 @@ pub trait Control: Send + Sync + 'static {
         &self,
         workspace: WorkspaceName,
         request: GrantRequest,
+    ) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// Sets a workspace's password, or removes it.
+    fn set_password(
+        &self,
+        workspace: WorkspaceName,
+        request: PasswordRequest,
     ) -> impl Future<Output = Result<(), Problem>> + Send;
 
     /// Invites a node to pair, by a code.

@@ -1,9 +1,12 @@
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    io::{self, IsTerminal},
+};
 
 use jiff::{Span, Timestamp, tz::TimeZone};
 use twinshare::{
     access::{Access, Grant, Group, Rights, Whom},
-    api::{AuditEntry, Client, Deed, GrantEntry, GrantRequest},
+    api::{AuditEntry, Client, Deed, GrantEntry, GrantRequest, PasswordRequest},
     types::NodeId,
 };
 
@@ -36,6 +39,10 @@ pub(super) async fn access(session: &Session, options: arguments::Access) -> Res
         let request = GrantRequest { whom: whom(named)?, rights, expires };
         client.grant(workspace, &request).await.map_err(cannot)?;
     }
+    if options.password {
+        let request = PasswordRequest { password: Some(ask_password()?) };
+        client.set_password(workspace, &request).await.map_err(cannot)?;
+    }
     let report = client
         .access(workspace)
         .await
@@ -58,11 +65,26 @@ pub(super) async fn access(session: &Session, options: arguments::Access) -> Res
     };
     let others = match report.access {
         Access::Public => said(Grant { rights: Rights::USUAL, expires: None }),
-        Access::Ask | Access::Peers => in_words(report.access).to_owned(),
+        Access::Ask | Access::Peers | Access::Password => in_words(report.access).to_owned(),
     };
     let mut rows: Vec<_> = report.grants.iter().map(row).collect();
     rows.push(["everyone else".to_owned(), others, String::new()]);
     Ok(table(["WHO", "MAY", "UNTIL"].map(|heading| (heading, Side::Left)), &rows))
+}
+
+/// Asks for a password, twice at a terminal.
+fn ask_password() -> Result<String, Failure> {
+    let failed = |error: io::Error| Failure::new(format!("can't read the password: {error}"));
+    if !io::stdin().is_terminal() {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map_err(failed)?;
+        return Ok(line.trim_end_matches(['\n', '\r']).to_owned());
+    }
+    let password = rpassword::prompt_password("the new password: ").map_err(failed)?;
+    match rpassword::prompt_password("once more: ").map_err(failed)? == password {
+        true => Ok(password),
+        false => Err(Failure::new("the two aren't the same")),
+    }
 }
 
 fn said(grant: Grant) -> String {

@@ -562,6 +562,10 @@ pub(super) struct Access {
     #[arg(long, value_name = "WHO")]
     pub(super) revoke: Vec<String>,
 
+    /// Set the password for browsers and curl, with '--access password'; asked for, or read from standard input
+    #[arg(long)]
+    pub(super) password: bool,
+
     #[command(flatten)]
     pub(super) format: Format,
 }

@@ -74,6 +74,9 @@ pub(super) fn access(access: Access) -> &'static str {
     match access {
         Access::Ask => "whom you allow ('twinshare requests')",
         Access::Peers => "the peers that you paired with",
+        Access::Password => {
+            "whom you allow, and by a browser who knows the password ('twinshare access --password')"
+        }
         Access::Public => "every node of the network",
     }
 }

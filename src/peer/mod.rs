@@ -24,7 +24,9 @@ pub use client::{IDLE, PairError, PeerClient, PeerError};
 pub use identity::{Identity, IdentityError, NotSigned, Signature, fingerprint, fingerprint_words, verify};
 pub use pairing::{Invited, Joining, NoCode, NotPaired, PairingCode, Reply, invite};
 pub use receive::{Answer, Piece, RefusedPiece};
-pub use service::{ExpectedPieces, Held, Refusal, ServeError, Served, ServedWorkspace, serve};
+pub use service::{
+    ExpectedPieces, Held, Refusal, ServeError, Served, ServedWorkspace, VisitRefusal, Visited, serve,
+};
 pub use tls::{Credentials, CredentialsError, Expected};
 pub use wire::{
     BatchRequest, Catalogue, EditOutcome, Grant, Head, MAX_BATCH, MAX_HOLDERS, MAX_PIECES, MAX_RANGE,

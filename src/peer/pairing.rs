@@ -194,11 +194,11 @@ mod tests {
         let (joining, message) = Joining::begin(&code("123-456"), BOB, EVE);
         let (reply, invited) = invite(&code("123-456"), ANN, EVE, &message).unwrap();
         assert_eq!(joining.finish(&reply), Err(NotPaired));
+        assert_eq!(invited.check(&[0; 32]), Err(NotPaired));
         // With a guess of her own she gets no farther.
         let (own, message) = Joining::begin(&code("000-000"), EVE, ANN);
         let (reply, _) = invite(&code("123-456"), ANN, EVE, &message).unwrap();
         assert_eq!(own.finish(&reply), Err(NotPaired));
-        drop(invited);
     }
 
     #[test]

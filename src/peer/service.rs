@@ -3,6 +3,7 @@ mod pair;
 mod passing;
 mod profile;
 mod ready;
+mod visit;
 
 use std::{
     collections::HashMap,
@@ -39,7 +40,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-pub use self::passing::Held;
+pub use self::{
+    passing::Held,
+    visit::{VisitRefusal, Visited},
+};
 use super::{
     answer::Producer,
     capability::Capability,
@@ -56,7 +60,7 @@ use crate::{
     profile::Profile,
     publish::{EditError, Incoming},
     tree::{Edit, Snapshot},
-    types::{Digest, Name, NodeId, PathKey, WorkspaceId},
+    types::{Digest, Name, NodeId, PathKey, WorkspaceId, WorkspaceName},
 };
 
 /// Connections at a time, those in their handshake included.
@@ -117,6 +121,16 @@ pub trait Served: Send + Sync + 'static {
     /// What readers will probably ask for: groups of blobs, as they'd be asked for, the likeliest first. May block on the
     /// disk.
     fn expected(&self) -> Vec<ExpectedPieces>;
+
+    /// The names of the workspaces that are open to clients without a node.
+    fn visitable(&self) -> Vec<WorkspaceName> {
+        Vec::new()
+    }
+
+    /// Opens one of them, for whoever comes from `from` with this password. Blocks for as long as checking it takes.
+    fn visit(&self, _: &WorkspaceName, _: Option<&str>, _: IpAddr) -> Result<Visited, VisitRefusal> {
+        Err(VisitRefusal::Unknown)
+    }
 
     /// Answers the first message of a node that wants to pair. Doesn't block.
     fn pair(&self, _: NodeId, _: &[u8]) -> Result<Reply, Refusal> {
@@ -301,6 +315,7 @@ impl Connection {
 
         let cut = Arc::new(Notify::new());
         let service = router.layer(Extension(Reader(reader))).layer(Extension(Cut(cut.clone())));
+        let service = service.layer(Extension(visit::From(address.ip().to_canonical())));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS)
@@ -330,6 +345,11 @@ struct Reader(Option<NodeId>);
 struct Cut(Arc<Notify>);
 
 impl Cut {
+    /// Ends the connection.
+    fn end(&self) {
+        self.0.notify_one();
+    }
+
     /// Hands over a part of an answer in small bits, so that a slow network isn't taken for a client that takes
     /// nothing; false when the client is gone, or takes nothing for `patience`, which ends its connection.
     async fn send(&self, sender: &mpsc::Sender<Bytes>, mut part: Bytes, patience: Duration) -> bool {
@@ -338,7 +358,7 @@ impl Cut {
             match sender.send_timeout(bit, patience).await {
                 Ok(()) => {}
                 Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
-                    self.0.notify_one();
+                    self.end();
                     return false;
                 }
                 Err(mpsc::error::SendTimeoutError::Closed(_)) => return false,
@@ -417,6 +437,9 @@ fn router(service: Service) -> Router {
         .route("/v1/batch", post(batch))
         .route("/v1/history", get(history))
         .route("/v1/pair", post(pair::pair))
+        .route("/w", get(visit::names))
+        .route("/w/", get(visit::names))
+        .route("/w/{*path}", get(visit::visit))
         .route("/v1/edits", post(edit::take).layer(DefaultBodyLimit::disable()))
         .route("/v1/profile", get(profile::give).post(profile::take))
         .fallback(async || {

@@ -12,6 +12,7 @@ mod link;
 mod node;
 mod pairing;
 mod sample;
+mod visitors;
 mod wait;
 
 mod bed_itself;

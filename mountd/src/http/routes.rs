@@ -19,8 +19,8 @@ use twinshare::{
     api::{
         AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, CacheReport, Control, FileEntry, FilePath,
         Finding, Following, GrantRequest, Groups, Host, Invitation, Join, JoinRequest, Judgement, LaunchPlan,
-        LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, Peer, Pin, Problem, PushReport, RawText,
-        Share, ShareRequest, SnapshotInfo, Status,
+        LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, PasswordRequest, Peer, Pin, Problem,
+        PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
     },
     peer::PairingCode,
     types::{NodeId, WorkspaceName},
@@ -109,6 +109,7 @@ pub(super) fn router<C: Control>(node: Arc<C>) -> Router {
         .route("/shares/{name}/access", get(access::<C>).post(grant::<C>))
         .route("/pairings", post(invite::<C>).put(join::<C>))
         .route("/pairings/{which}", get(invited::<C>).delete(unpair::<C>))
+        .route("/shares/{name}/password", put(set_password::<C>))
         .route("/groups", get(groups::<C>))
         .route("/groups/{name}", put(set_group::<C>))
         .route("/audit", get(audit::<C>))
@@ -280,6 +281,15 @@ async fn grant<C: Control>(
     Sent(request): Sent<GrantRequest>,
 ) -> Result<StatusCode, Failure> {
     node.grant(name, request).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn set_password<C: Control>(
+    State(node): Node<C>,
+    Parameters(name): Parameters<WorkspaceName>,
+    Sent(request): Sent<PasswordRequest>,
+) -> Result<StatusCode, Failure> {
+    node.set_password(name, request).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

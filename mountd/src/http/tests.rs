@@ -18,9 +18,9 @@ use twinshare::{
         AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, CacheReport, CacheUse, CachedWorkspace, Claim,
         Client, ClientError, Decision, Deed, Endpoint, Event, FileEntry, FileKind, FilePath, Finding,
         Following, GrantRequest, Groups, Happening, Host, Invitation, JoinRequest, LaunchPlan, LaunchRequest,
-        LayerChange, LeftOut, MergeReport, PairingEnd, Peer, PeerAddress, PeerSource, PeerState, Pin,
-        PinState, Prefetch, PrefetchStep, Problem, Progress, PushReport, RawText, Share, ShareRequest,
-        SnapshotInfo, Status, Transfer, Workspace,
+        LayerChange, LeftOut, MergeReport, PairingEnd, PasswordRequest, Peer, PeerAddress, PeerSource,
+        PeerState, Pin, PinState, Prefetch, PrefetchStep, Problem, Progress, PushReport, RawText, Share,
+        ShareRequest, SnapshotInfo, Status, Transfer, Workspace,
     },
     peer::PairingCode,
     types::{Digest, Name, NodeId, Timestamp, WorkspaceId, WorkspaceName},
@@ -226,6 +226,10 @@ impl Control for FakeNode {
         self.note(format!("grant {workspace} {} {:?} {:?}", request.whom, request.rights, request.expires));
         Ok(())
     }
+    async fn set_password(&self, workspace: WorkspaceName, request: PasswordRequest) -> Result<(), Problem> {
+        self.note(format!("password {workspace} {:?}", request.password));
+        Ok(())
+    }
     async fn invite(&self) -> Invitation {
         Invitation { code: "123-456".parse().unwrap(), seconds: 300 }
     }
@@ -409,6 +413,7 @@ async fn every_endpoint_answers_the_client() {
     let whom = "group:team".parse().unwrap();
     let request = GrantRequest { whom, rights: Some("read".parse().unwrap()), expires: Some(9) };
     client.grant(&lab, &request).await.unwrap();
+    client.set_password(&lab, &PasswordRequest { password: Some("long enough".into()) }).await.unwrap();
     let Invitation { code, .. } = client.invite().await.unwrap();
     let peer = NodeId::from_bytes([1; 32]);
     assert_eq!(client.invited(&code).await.unwrap(), PairingEnd::Paired { peer });
@@ -472,6 +477,7 @@ async fn every_endpoint_answers_the_client() {
             "peer 10.0.0.1:9".to_owned(),
             "decide lab abababab Deny".to_owned(),
             "grant lab group:team Some(Rights(browse,read)) Some(9)".to_owned(),
+            "password lab Some(\"long enough\")".to_owned(),
             "invited 123-456".to_owned(),
             "join 01010101 123-456".to_owned(),
             "unpair 01010101".to_owned(),

@@ -32,8 +32,18 @@ use crate::{
 const PIECE: u64 = 1 << 20;
 
 /// What has a meaning of its own in an address.
-const SPECIAL: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'?').add(b'%').add(b'`').add(b'\'').add(b'/').add(b'\\');
+const SPECIAL: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'%')
+    .add(b'`')
+    .add(b'\'')
+    .add(b'/')
+    .add(b'\\');
 
 /// A workspace that is open to a visitor: the digest of its root folder, and what is in it.
 pub type Visited = (Digest, Arc<dyn ServedWorkspace>);
@@ -104,7 +114,9 @@ pub(super) async fn visit(
             }
             if !uri.path().ends_with('/') {
                 // Else the names in it would be taken for those beside it.
-                return Ok((StatusCode::FOUND, [(header::LOCATION, format!("{}/", uri.path()))]).into_response());
+                return Ok(
+                    (StatusCode::FOUND, [(header::LOCATION, format!("{}/", uri.path()))]).into_response()
+                );
             }
             let title = names.last().map_or_else(|| name.to_string(), ToString::to_string);
             let rows: String = entries
@@ -135,12 +147,15 @@ fn password(headers: &HeaderMap) -> Option<String> {
 fn refused(refusal: VisitRefusal, name: &WorkspaceName) -> Response {
     match refusal {
         VisitRefusal::Unknown => {
-            ServiceError::new(StatusCode::NOT_FOUND, "unknown", "there's nothing at this address").into_response()
+            ServiceError::new(StatusCode::NOT_FOUND, "unknown", "there's nothing at this address")
+                .into_response()
         }
         VisitRefusal::Password => {
-            let error = ServiceError::new(StatusCode::UNAUTHORIZED, "denied", "the password is missing or wrong");
+            let error =
+                ServiceError::new(StatusCode::UNAUTHORIZED, "denied", "the password is missing or wrong");
             let realm = format!("Basic realm=\"twinshare {name}\", charset=\"UTF-8\"");
-            let realm = HeaderValue::try_from(realm).unwrap_or(HeaderValue::from_static("Basic realm=\"twinshare\""));
+            let realm =
+                HeaderValue::try_from(realm).unwrap_or(HeaderValue::from_static("Basic realm=\"twinshare\""));
             ([(header::WWW_AUTHENTICATE, realm)], error).into_response()
         }
         VisitRefusal::Wait(seconds) => {
@@ -213,7 +228,10 @@ fn row(name: &[u8], folder: bool, size: Option<u64>) -> String {
     let slash = if folder { "/" } else { "" };
     let size = size.map_or_else(String::new, |size| size.to_string());
     let shown = escape(&String::from_utf8_lossy(name));
-    format!("<tr><td><a href=\"./{}{slash}\">{shown}{slash}</a></td><td>{size}</td></tr>\n", percent_encode(name, SPECIAL))
+    format!(
+        "<tr><td><a href=\"./{}{slash}\">{shown}{slash}</a></td><td>{size}</td></tr>\n",
+        percent_encode(name, SPECIAL)
+    )
 }
 
 fn escape(text: &str) -> String {
@@ -232,7 +250,11 @@ fn escape(text: &str) -> String {
 fn page(title: &str, rows: &str, in_workspace: bool) -> Response {
     let mut html = String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
     let title = escape(title);
-    let more = if in_workspace { "<p><a href=\"?zip\">all of it as a ZIP archive</a> · <a href=\"..\">up</a></p>" } else { "" };
+    let more = if in_workspace {
+        "<p><a href=\"?zip\">all of it as a ZIP archive</a> · <a href=\"..\">up</a></p>"
+    } else {
+        ""
+    };
     // Writing to a string can't fail.
     let _ = write!(
         html,
@@ -266,7 +288,9 @@ fn file(
             Ok(ranges) => ranges.into_iter().next(),
             Err(_) => {
                 let all = format!("bytes */{size}");
-                return Ok((StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, all)]).into_response());
+                return Ok(
+                    (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, all)]).into_response()
+                );
             }
         },
     };
@@ -288,7 +312,8 @@ fn file(
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}"));
-    headers.insert(header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment")));
+    headers
+        .insert(header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment")));
     if range.is_some() {
         let shown = format!("bytes {start}-{}/{size}", end.saturating_sub(1));
         if let Ok(shown) = HeaderValue::try_from(shown) {
@@ -371,7 +396,8 @@ fn archive(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zip"));
     let name = percent_encode(title.as_bytes(), SPECIAL).to_string();
     let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}.zip"));
-    headers.insert(header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment")));
+    headers
+        .insert(header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment")));
     response
 }
 
@@ -403,7 +429,8 @@ fn pack<W: Write>(
                 let mut offset = 0;
                 while offset < *size {
                     let bytes = read_some(workspace, path, &entry, offset)?;
-                    let bytes = bytes.slice(..bytes.len().min(usize::try_from(size - offset).unwrap_or(usize::MAX)));
+                    let bytes =
+                        bytes.slice(..bytes.len().min(usize::try_from(size - offset).unwrap_or(usize::MAX)));
                     archive.write_all(&bytes)?;
                     offset += bytes.len() as u64;
                 }
@@ -428,7 +455,8 @@ fn stream(
     tokio::spawn(async move {
         // One at a time of those that the disk and the processor can serve.
         let Ok(_turn) = threads.acquire_owned().await else { return };
-        let work = tokio::task::spawn_blocking(move || make(&mut Output { sender: made, waiting: Vec::new() }));
+        let work =
+            tokio::task::spawn_blocking(move || make(&mut Output { sender: made, waiting: Vec::new() }));
         if !matches!(work.await, Ok(Ok(()))) {
             ending.end();
         }
