@@ -7,6 +7,8 @@ mod answer;
 mod capability;
 mod client;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod identity;
 mod line;
 mod packed;

@@ -90,6 +90,27 @@ impl Answer {
         }
     }
 
+    /// One that has arrived already, without a connection.
+    #[cfg(fuzzing)]
+    pub(super) fn of_bytes(
+        peer: NodeId,
+        address: SocketAddr,
+        idle: Duration,
+        pieces: Vec<PieceRequest>,
+        bytes: &[u8],
+    ) -> Self {
+        let (buffer, check) = (BytesMut::from(bytes), Check::new(pieces));
+        Self { peer, address, idle, stream: None, buffer, header: None, check, co_readers: Vec::new() }
+    }
+
+    /// Takes all that it can be taken for.
+    #[cfg(fuzzing)]
+    pub(super) fn drain(mut self) {
+        while self.take_frame().is_ok_and(|progress| progress) {
+            self.check.ready.clear();
+        }
+    }
+
     /// Who else lately asked for parts of the first large blob of the request, as the owner says.
     pub fn co_readers(&self) -> &[NodeId] {
         &self.co_readers

@@ -110,6 +110,13 @@ impl Manifest {
         Ok(Some(Self::from_fields(fields, name, id, document)))
     }
 
+    /// Reads the text of a manifest; `None` when it has no name or no id yet.
+    pub fn parse(text: &[u8]) -> Result<Option<Self>, serde_yaml::Error> {
+        let (fields, document) = fields_of(text)?;
+        let (Some(name), Some(id)) = (fields.name.clone(), fields.id) else { return Ok(None) };
+        Ok(Some(Self::from_fields(fields, name, id, document)))
+    }
+
     /// Reads the manifest of the workspace at `folder`, or writes it there on the first share.
     ///
     /// A manifest that lacks its name or id is completed; `name` replaces the name it has. Without either, the
@@ -193,11 +200,14 @@ fn read(folder: &Path) -> Result<Option<(Fields, Mapping)>, ManifestError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(ManifestError::Read { path, source }),
     }
-    if text.trim().is_empty() {
-        return Ok(Some((Fields::default(), Mapping::new())));
+    fields_of(text.as_bytes()).map(Some).map_err(|source| ManifestError::Damaged { path, source })
+}
+
+fn fields_of(text: &[u8]) -> Result<(Fields, Mapping), serde_yaml::Error> {
+    if text.trim_ascii().is_empty() {
+        return Ok((Fields::default(), Mapping::new()));
     }
-    let parsed = serde_yaml::from_str(&text).and_then(|fields| Ok((fields, serde_yaml::from_str(&text)?)));
-    parsed.map(Some).map_err(|source| ManifestError::Damaged { path, source })
+    Ok((serde_yaml::from_slice(text)?, serde_yaml::from_slice(text)?))
 }
 
 fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
