@@ -144,7 +144,7 @@ fn share(provisional: bool) -> Value {
         "id": "02".repeat(16), "name": "tools", "path": "/w/tools", "access": "ask", "keep": true, "snapshots": 9,
         "snapshot": if provisional { Value::Null } else { "ab".repeat(32).into() }, "provisional": provisional,
         "sequence": 3, "files": 12345, "bytes": 1_288_490_189_u64,
-        "left_out": {"count": 7, "examples": [".env", "id_rsa"]},
+        "left_out": {"count": 7, "secrets": 2, "examples": [".env", "id_rsa"]},
         "progress": {"files": 12345, "bytes": 1_288_490_189_u64, "hashed_files": 0, "hashed_bytes": 0},
     })
 }
@@ -354,9 +354,14 @@ fn share_says_what_is_shared_and_what_is_not() {
     let path = fs::canonicalize(folder.path()).unwrap();
     let text =
         home.text(&["share", path.to_str().unwrap(), "--name", "tools", "--access", "public", "--wait"]);
-    for part in
-        [&"ab".repeat(32), "tools", "12,345 (1.2 GiB)", "7: .env, id_rsa, …", "the last 9 snapshots, with"]
-    {
+    for part in [
+        &"ab".repeat(32),
+        "tools",
+        "12,345 (1.2 GiB)",
+        "7: .env, id_rsa, …",
+        "the last 9 snapshots, with",
+        "2 of these look like secrets",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert_eq!(

@@ -16,7 +16,7 @@ use twinshare::{
     discovery,
     fetch::{Holders, SourceError},
     peer::PairingCode,
-    publish,
+    publish::{self, Reason},
     tree::Snapshot,
     types::{NodeId, WorkspaceName},
     view::{self, Cookie, HostState, Ino, OUTSIDE, Place, View, ViewError},
@@ -592,6 +592,7 @@ fn described(share: &Arc<publish::Share>) -> Share {
         bytes: head.totals.bytes,
         left_out: LeftOut {
             count: left_out.counts.values().sum(),
+            secrets: left_out.counts.get(&Reason::Secret).copied().unwrap_or(0),
             examples: left_out.first.into_iter().map(|(path, _)| RawText::from(path)).collect(),
         },
         progress: Progress {

@@ -96,6 +96,9 @@ pub struct Share {
 pub struct LeftOut {
     /// How many files and folders.
     pub count: u64,
+    /// How many of them, since they look like secrets.
+    #[serde(default)]
+    pub secrets: u64,
     /// Some of them, relative to the folder.
     pub examples: Vec<RawText>,
 }

@@ -60,6 +60,13 @@ fn describe(share: &Share) -> String {
         }
         rows.push(("left out", format!("{}: {}", count(share.left_out.count), examples.join(", "))));
     }
+    if share.left_out.secrets > 0 {
+        let how = "a line '!/PATH' in .twinshareignore shares one all the same";
+        rows.push((
+            "secrets",
+            format!("{} of these look like secrets; {how}", count(share.left_out.secrets)),
+        ));
+    }
     fields(&rows)
 }
 

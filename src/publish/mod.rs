@@ -18,6 +18,7 @@ mod place;
 mod publisher;
 mod rules;
 mod scan;
+mod secrets;
 mod serve;
 mod share;
 mod shares;

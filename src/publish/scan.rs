@@ -13,6 +13,7 @@ use super::{
     model::{FolderId, Model, Scanned},
     place::{Root, Status, means_changed, open_file, status_at, status_of},
     rules::{IGNORE_FILE, Reason, Rules, Verdict, has_private_key},
+    secrets::{has_secret, is_suspect},
     take::INCOMING,
     watch::Watch,
 };
@@ -102,6 +103,9 @@ impl Scanner<'_> {
             }
             let before = previous.and_then(|folder| folder.item(&name));
             match self.item(&folder, name, &status, before) {
+                Ok(item) if self.is_secret(&folder, &item, &text, &rules) => {
+                    left_out.push((item.name, Reason::Secret))
+                }
                 Ok(item) => {
                     if let ItemKind::Folder(id) = item.kind {
                         let same = before.is_some_and(|before| before.stat.token == item.stat.token);
@@ -192,7 +196,7 @@ impl Scanner<'_> {
             _ => return Some(Reason::Special),
         };
         match rules.verdict(text, is_folder) {
-            Verdict::Share => {}
+            Verdict::Share | Verdict::ShareAnyway => {}
             Verdict::LeaveOut(reason) => return Some(reason),
             Verdict::LookForKey if status.kind == FileType::Symlink => {}
             Verdict::LookForKey => {
@@ -205,6 +209,17 @@ impl Scanner<'_> {
         }
         (is_folder && status.inode.device != place.device && is_foreign(folder, name))
             .then_some(Reason::Mounted)
+    }
+
+    /// Whether a file that isn't known yet has a secret in it, by what it looks like.
+    fn is_secret(&self, folder: &OwnedFd, item: &Item, text: &[u8], rules: &Rules) -> bool {
+        let ItemKind::File { size, state: State::Pending } = &item.kind else { return false };
+        if !is_suspect(text, *size) || rules.verdict(text, false) == Verdict::ShareAnyway {
+            return false;
+        }
+        let look = |(file, _)| has_secret(text, file);
+        // What can't be read is told when it's to be hashed.
+        open_file(folder, item.name.as_os_str()).and_then(look).unwrap_or(false)
     }
 
     fn item(&self, folder: &OwnedFd, name: Name, status: &Status, before: Option<&Item>) -> io::Result<Item> {

@@ -249,6 +249,44 @@ fn young_files_are_hashed_again_before_they_are_trusted() {
 }
 
 #[test]
+fn files_with_tokens_in_them_are_left_out_until_they_are_named() {
+    let lab = Lab::new();
+    let token = format!("key = 'ghp_{}'\n", "0123456789".repeat(4));
+    for path in ["train.py", "meant.py", "site-packages/their.py"] {
+        lab.write(path, &token);
+    }
+    lab.write("clean.py", "key = os.environ['KEY']\n");
+    lab.write(".git/config", "[remote \"origin\"]\n\turl = https://ann:hunter2@example.org/x.git\n");
+    lab.write(".twinshareignore", "!/meant.py\n");
+    let (_shares, share) = lab.share(live());
+    let head = settle(&share);
+    let shown = |head: Head| paths(&share, head.root);
+    let expected = [
+        ".git",
+        ".twinshareignore",
+        "clean.py",
+        "meant.py",
+        "site-packages",
+        "site-packages/their.py",
+        "workspace.yaml",
+    ];
+    assert_eq!(shown(head), expected);
+    let secret = |path: &str| (path.to_owned(), Reason::Secret);
+    assert_eq!(share.left_out().first, [secret(".git/config"), secret("train.py")]);
+    // What gets a token later goes, and what loses it comes back; neither is served meanwhile.
+    lab.write("clean.py", &token);
+    let head = wait(&share, |now| now.root != head.root && !now.provisional);
+    assert!(!shown(head).contains(&"clean.py".to_owned()));
+    assert!(
+        share.blob(&Digest::of(token.as_bytes())).is_ok(),
+        "another file with the same content is shared"
+    );
+    lab.write("clean.py", "key = None\n");
+    let head = wait(&share, |now| now.root != head.root && !now.provisional);
+    assert!(shown(head).contains(&"clean.py".to_owned()));
+}
+
+#[test]
 fn case_u6_what_is_not_shared_is_told_with_its_reason() {
     let lab = Lab::new();
     for path in

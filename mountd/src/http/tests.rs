@@ -67,7 +67,7 @@ fn a_share() -> Share {
         sequence: 7,
         files: 8,
         bytes: 9,
-        left_out: LeftOut { count: 1, examples: vec![".env".into()] },
+        left_out: LeftOut { count: 1, secrets: 1, examples: vec![".env".into()] },
         progress: Progress { files: 8, bytes: 9, hashed_files: 8, hashed_bytes: 9 },
     }
 }

@@ -37,8 +37,13 @@ impl Owner {
     /// What the node shares when it is started once more.
     fn restarted(self) -> Self {
         let Self { folder, sharing } = self;
-        let history = sharing.history.clone();
+        let (history, shares) = (sharing.history.clone(), sharing.shares.clone());
         drop(sharing);
+        // A thread that keeps a snapshot may still have it. The hash cache is closed with the last of them: here.
+        while Arc::strong_count(&shares) > 1 {
+            std::thread::yield_now();
+        }
+        drop(shares);
         let sharing = Self::open(&folder, history);
         sharing.resume();
         Self { folder, sharing }
