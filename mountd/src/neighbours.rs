@@ -479,7 +479,9 @@ impl Neighbours {
         let neighbour = book.neighbours.get(&capability.owner).ok_or(Refusal::Unknown)?;
         let is_shared = |info: &&WorkspaceInfo| info.id == capability.workspace;
         let info = neighbour.workspaces.iter().find(is_shared).ok_or(Refusal::Unknown)?;
-        if info.rights.has(Right::Read) && neighbour.is_in_time(capability, now) {
+        let grant = neighbour.grants.get(&capability.workspace);
+        let is_revoked = grant.is_some_and(|grant| grant.revoked.contains(&capability.reader));
+        if info.rights.has(Right::Read) && !is_revoked && neighbour.is_in_time(capability, now) {
             Ok(mounted_id(&capability.owner, &capability.workspace))
         } else {
             Err(Refusal::Denied)

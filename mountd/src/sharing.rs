@@ -376,11 +376,12 @@ impl Sharing {
         let grant = |share: &Arc<Share>| {
             let id = share.id();
             let holders = self.readers().holders(&id, Instant::now());
-            let may_hold =
-                |node: &NodeId| *node != reader && self.rights(share, Some(*node)).has(Right::Read);
+            let may_read = |node: &NodeId| self.rights(share, Some(*node)).has(Right::Read);
+            let (holders, revoked): (Vec<_>, Vec<_>) = holders.into_iter().partition(may_read);
             Grant {
                 capability: Capability::sign(&self.own.identity, id, reader, issued, issued + VALID),
-                holders: holders.into_iter().filter(may_hold).collect(),
+                holders: holders.into_iter().filter(|node| *node != reader).collect(),
+                revoked,
             }
         };
         readable.map(grant).collect()

@@ -311,9 +311,9 @@ impl PeerClient {
         if catalogue.grants.len() > catalogue.workspaces.len() {
             return Err(self.misbehaved("it grants more than it shares"));
         }
-        for Grant { capability, holders } in &catalogue.grants {
+        for Grant { capability, holders, revoked } in &catalogue.grants {
             let own = capability.owner == self.node && ids.contains(&capability.workspace);
-            if !own || capability.verify().is_err() || holders.len() > MAX_HOLDERS {
+            if !own || capability.verify().is_err() || holders.len().max(revoked.len()) > MAX_HOLDERS {
                 return Err(self.misbehaved(format!("its grant for {} isn't right", capability.workspace)));
             }
         }

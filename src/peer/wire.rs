@@ -114,6 +114,9 @@ pub struct Grant {
     pub capability: Capability,
     /// Who was sent parts of the workspace, the latest first; at most [`MAX_HOLDERS`].
     pub holders: Vec<NodeId>,
+    /// Who was sent some, and may not read it any more: their capabilities are void before their time. At most as many.
+    #[serde(default)]
+    pub revoked: Vec<NodeId>,
 }
 
 /// One shared workspace.

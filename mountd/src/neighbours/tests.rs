@@ -122,12 +122,15 @@ async fn only_what_this_node_may_read_itself_is_passed_on() {
     assert_eq!(neighbours.may_pass_on(&shown, now), Err(Refusal::Unknown), "an unknown owner");
 
     let mut info = described(&owner, lab, "lab", Digest::of(EMPTY), 1);
-    let own =
-        Grant { capability: Capability::sign(&owner, lab, neighbours.own, 1000, 1240), holders: vec![] };
+    let own = Grant {
+        capability: Capability::sign(&owner, lab, neighbours.own, 1000, 1240),
+        holders: vec![],
+        revoked: vec![],
+    };
     {
         let mut book = neighbours.book();
         let mut neighbour = Neighbour::new("dev".parse().unwrap(), false);
-        neighbour.take_grants(vec![own], neighbours.own, now);
+        neighbour.take_grants(vec![own.clone()], neighbours.own, now);
         book.neighbours.insert(owner.id(), neighbour);
         book.take_over(owner.id(), vec![info.clone()]);
     }
@@ -139,6 +142,16 @@ async fn only_what_this_node_may_read_itself_is_passed_on() {
     let impostor = Identity::load_or_create(state.path()).unwrap();
     let forged = Capability::sign(&impostor, lab, guest, 1000, 1240);
     assert_eq!(neighbours.may_pass_on(&forged, now), Err(Refusal::Unknown), "not the owner's word");
+
+    let revoked = Grant { revoked: vec![guest], ..own.clone() };
+    let take = |grant| {
+        let mut book = neighbours.book();
+        book.neighbours.get_mut(&owner.id()).unwrap().take_grants(vec![grant], neighbours.own, now);
+    };
+    take(revoked);
+    assert_eq!(neighbours.may_pass_on(&shown, now), Err(Refusal::Denied), "the owner has taken it back");
+    take(own);
+    assert_eq!(neighbours.may_pass_on(&shown, now), Ok(mounted_id(&owner.id(), &lab)));
 
     info.rights = Rights::NONE;
     neighbours.book().take_over(owner.id(), vec![info]);

@@ -291,6 +291,10 @@ async fn grants_are_for_whom_the_owner_lets_read() {
     owner.decide(&open, other, Decision::Deny);
     assert_eq!(mine.co_readers(&[piece]), []);
     assert_eq!(holders().count(), 0);
+    let grants = owner.sharing.catalogue(Some(GUEST)).grants;
+    let revoked =
+        grants.iter().find(|grant| grant.capability.workspace == open.id()).unwrap().revoked.clone();
+    assert_eq!(revoked, [other], "its capability is void now");
 
     owner.decide(&closed, GUEST, Decision::Deny);
     assert_eq!(granted(Some(GUEST)), [open.id()], "taken back");

@@ -4,7 +4,11 @@ use super::*;
 
 /// A grant by `owner` for `reader`, valid for long.
 fn grant(owner: &Identity, workspace: WorkspaceId, reader: NodeId) -> Grant {
-    Grant { capability: Capability::sign(owner, workspace, reader, 1000, 1240), holders: vec![] }
+    Grant {
+        capability: Capability::sign(owner, workspace, reader, 1000, 1240),
+        holders: vec![],
+        revoked: vec![],
+    }
 }
 
 async fn refused(client: &PeerClient, capability: Capability) -> bool {
@@ -67,12 +71,14 @@ async fn a_catalogue_with_a_grant_that_is_not_the_owners_is_refused() {
     let own = grant(&owner, WORKSPACE, guest.id());
     let unknown = grant(&owner, PRIVATE, guest.id());
     let anothers = grant(&identity(5), WORKSPACE, guest.id());
+    let crowd = Grant { revoked: vec![guest.id(); MAX_HOLDERS + 1], ..own.clone() };
     let crowded = Grant { holders: vec![guest.id(); MAX_HOLDERS + 1], ..own.clone() };
     for (grants, good) in [
         (vec![own.clone()], true),
         (vec![unknown], false),
         (vec![anothers], false),
         (vec![crowded], false),
+        (vec![crowd], false),
         (vec![own.clone(), own.clone()], false),
     ] {
         let shares = Shares::new(identity(1));

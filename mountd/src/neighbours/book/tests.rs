@@ -262,7 +262,7 @@ fn a_capability_runs_out_by_its_owners_clock() {
     let owner = Identity::load_or_create(folder.path()).unwrap();
     let (me, other, now) = (node(1), node(2), Instant::now());
     let given = |reader, issued| Capability::sign(&owner, LAB, reader, issued, issued + 240);
-    let grant = |issued| Grant { capability: given(me, issued), holders: vec![] };
+    let grant = |issued| Grant { capability: given(me, issued), holders: vec![], revoked: vec![] };
     let mut neighbour = Neighbour::new(host("dev"), false);
     assert!(!neighbour.is_in_time(&given(other, 5000), now), "nothing is known of the owner's time");
 
@@ -279,6 +279,10 @@ fn a_capability_runs_out_by_its_owners_clock() {
     assert!(!neighbour.is_in_time(&given(other, 1000), now + seconds(240)));
 
     // What isn't for this node is of no use to it.
-    neighbour.take_grants(vec![Grant { capability: given(other, 1300), holders: vec![] }], me, now);
+    neighbour.take_grants(
+        vec![Grant { capability: given(other, 1300), holders: vec![], revoked: vec![] }],
+        me,
+        now,
+    );
     assert!(neighbour.grants.is_empty());
 }
