@@ -72,6 +72,9 @@ const CONNECTIONS_EACH: usize = 32;
 /// Batch answers at a time: each holds a few pieces in memory, of up to 4 MiB mostly.
 const ANSWERS: usize = 64;
 
+/// Files and archives at a time that clients without a node are sent.
+const VISITS: usize = 16;
+
 /// A batch request that has waited this long for its turn is told to come back later.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -422,6 +425,8 @@ struct Service {
     /// Launch profiles that may be being told.
     offers: Arc<Semaphore>,
     edits: Arc<Semaphore>,
+    /// What clients without a node may be fetching: each has a thread for as long as it takes.
+    visits: Arc<Semaphore>,
     /// Tells when a launch profile has been told.
     told: Arc<Notify>,
     /// What was compressed for earlier answers.
@@ -643,6 +648,7 @@ impl Service {
             edits: Arc::new(Semaphore::new(edit::EDITS)),
             told: Arc::default(),
             packed: Arc::new(PackedPieces::new(PACKED)),
+            visits: Arc::new(Semaphore::new(VISITS)),
             threads: Arc::new(Semaphore::new(2 * cores)),
         }
     }

@@ -9,7 +9,6 @@ use std::{
 
 use axum::{
     Extension, Json,
-    body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -104,7 +103,7 @@ pub(super) async fn visit(
     match found.ok_or_else(unknown)? {
         Found::Folder(tree) if uri.query() == Some("zip") => {
             let title = names.last().map_or_else(|| name.to_string(), ToString::to_string);
-            Ok(archive(&service, cut, workspace, tree, title))
+            archive(&service, cut, workspace, tree, title)
         }
         Found::Folder(tree) => {
             let entries = service.blocking(move || entries(&*workspace, tree)).await?;
@@ -305,7 +304,7 @@ fn file(
             output.put(bytes)?;
         }
         Ok(())
-    });
+    })?;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -385,20 +384,20 @@ fn archive(
     workspace: Arc<dyn ServedWorkspace>,
     tree: Digest,
     title: String,
-) -> Response {
+) -> Result<Response, ServiceError> {
     let mut response = stream(service, cut, move |output| {
         let mut archive = ZipWriter::new_stream(output);
         pack(&mut archive, &*workspace, tree, &mut Vec::new())?;
         archive.finish().map_err(io::Error::other)?.into_inner().flush()?;
         Ok(())
-    });
+    })?;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/zip"));
     let name = percent_encode(title.as_bytes(), SPECIAL).to_string();
     let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}.zip"));
     headers
         .insert(header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment")));
-    response
+    Ok(response)
 }
 
 fn pack<W: Write>(
@@ -447,19 +446,19 @@ fn stream(
     service: &Service,
     cut: Cut,
     make: impl FnOnce(&mut Output) -> Result<(), ServeError> + Send + 'static,
-) -> Response {
+) -> Result<Response, ServiceError> {
+    // They may be slow, and must not take the turns of nodes.
+    let turn = service.visits.clone().try_acquire_owned().map_err(|_| ServiceError::busy())?;
     let (made, mut parts) = mpsc::channel::<Bytes>(4);
     let (sender, receiver) = mpsc::channel::<Bytes>(16);
-    let threads = service.threads.clone();
     let ending = cut.clone();
     tokio::spawn(async move {
-        // One at a time of those that the disk and the processor can serve.
-        let Ok(_turn) = threads.acquire_owned().await else { return };
         let work =
             tokio::task::spawn_blocking(move || make(&mut Output { sender: made, waiting: Vec::new() }));
         if !matches!(work.await, Ok(Ok(()))) {
             ending.end();
         }
+        drop(turn);
     });
     tokio::spawn(async move {
         while let Some(part) = parts.recv().await {
@@ -470,8 +469,7 @@ fn stream(
     });
     let mut response = streamed(receiver);
     response.headers_mut().remove(header::CONTENT_TYPE);
-    let _: &Body = response.body();
-    response
+    Ok(response)
 }
 
 /// Where the thread puts what it makes.
