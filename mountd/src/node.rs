@@ -173,7 +173,7 @@ pub(crate) async fn run(
     let discovery = Discovery::start(
         DiscoveryConfig {
             signer: Arc::new(BeaconKey(identity.clone())),
-            interfaces: rules.clone(),
+            interfaces: rules,
             interval: ANNOUNCE_INTERVAL,
             port: DISCOVERY_PORT,
             facts: facts(host.clone(), share_port, sharing.clone()),
@@ -213,7 +213,8 @@ pub(crate) async fn run(
         neighbours.add(peer, &discovery).await?;
     }
 
-    let lan = Lan::new(rules, config.allow_from);
+    // The option says where to announce; who may connect is a matter of what is written.
+    let lan = Lan::new(interface_rules(&[], &config.interfaces), config.allow_from);
     let admits = move |peer, own| lan.admits(peer, own);
     let service = {
         let (shutdown, mut stopping) = (shutdown(), stopping.clone());
