@@ -88,7 +88,10 @@ fn main() -> ExitCode {
 
 /// What is logged unless told otherwise. fuser warns of every kind of request that the mount doesn't know.
 fn usual_levels() -> Targets {
-    Targets::new().with_default(LevelFilter::INFO).with_target("fuser", LevelFilter::ERROR)
+    Targets::new()
+        .with_default(LevelFilter::INFO)
+        .with_target("fuser", LevelFilter::ERROR)
+        .with_target(fuse::REPLIES, LevelFilter::OFF)
 }
 
 /// What is logged: the usual, and what is `wanted` beside or instead, as in `twinshare::fetch=trace,debug`.

@@ -571,16 +571,16 @@ impl ServedWorkspace for Opened {
     }
 
     fn may_write(&self) -> bool {
-        if self.share(Right::Write).is_some() {
-            return true;
-        }
+        self.share(Right::Write).is_some()
+    }
+
+    fn ask_to_write(&self) {
         // Who may not even read it has no business with it.
         if let (Some(reader), Some(share), Some(sharing)) =
             (self.reader(), self.share(Right::Read), self.sharing.upgrade())
         {
             sharing.consent.ask(&subject(share), reader, true);
         }
-        false
     }
 
     fn take(&self, edit: Edit) -> Result<Incoming, EditError> {

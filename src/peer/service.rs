@@ -182,10 +182,13 @@ pub trait ServedWorkspace: Send + Sync {
         Vec::new()
     }
 
-    /// Whether the reader may change it. If not, it's noted that it wants to.
+    /// Whether the reader may change it.
     fn may_write(&self) -> bool {
         false
     }
+
+    /// Notes that the reader wants to change it.
+    fn ask_to_write(&self) {}
 
     /// Begins to take an edit, from a reader who may.
     fn take(&self, edit: Edit) -> Result<Incoming, EditError> {

@@ -1,5 +1,6 @@
 //! Two nodes over TLS on loopback, and servers that don't keep to the rules.
 
+mod edits;
 mod hostile;
 mod lines;
 mod passing;
@@ -33,7 +34,8 @@ use crate::{
     access::{Access, Rights},
     blob::{Blob, ChunkList, GROUP, Hashed, encode_outline, encode_slice, hash_bytes},
     profile::Profile,
-    tree::{self, Attributes, Content, Entry, Owner, Totals, TreeSink, write_folder},
+    publish::{self, EditError, Incoming},
+    tree::{self, Attributes, Content, Edit, Entry, Owner, Totals, TreeSink, write_folder},
     types::{Digest, Name, NodeId, PathKey, Timestamp, WorkspaceId},
 };
 
@@ -61,6 +63,8 @@ struct Shares {
     co_readers: Vec<NodeId>,
     expected: Mutex<Vec<(Blob, Range<u64>)>>,
     profiles: Mutex<HashMap<PathKey, Profile>>,
+    /// What edits are made in, while they may be.
+    writable: Mutex<Option<Arc<publish::Share>>>,
 }
 
 impl Shares {
@@ -79,6 +83,7 @@ impl Shares {
             co_readers: Vec::new(),
             profiles: Mutex::default(),
             expected: Mutex::default(),
+            writable: Mutex::default(),
         }
     }
 
@@ -242,6 +247,14 @@ impl ServedWorkspace for Owned {
 
     fn co_readers(&self, _: &[PieceRequest]) -> Vec<NodeId> {
         self.0.co_readers.clone()
+    }
+
+    fn may_write(&self) -> bool {
+        self.0.writable.lock().unwrap().is_some()
+    }
+
+    fn take(&self, edit: Edit) -> Result<Incoming, EditError> {
+        self.0.writable.lock().unwrap().clone().unwrap().take(edit)
     }
 }
 

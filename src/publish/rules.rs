@@ -129,6 +129,11 @@ impl Rules {
         Ok(Arc::new(Rules { parent: Some(Arc::clone(self)), depth, patterns }))
     }
 
+    /// Whether these are an ignore file's, and `parent` the rules above it.
+    pub(super) fn are_below(&self, parent: &Arc<Rules>) -> bool {
+        self.parent.as_ref().is_some_and(|own| Arc::ptr_eq(own, parent))
+    }
+
     /// What holds for `path`, whose names below the workspace's root are joined by `/`.
     pub(super) fn verdict(&self, path: &[u8], is_folder: bool) -> Verdict {
         let mut rules = self;

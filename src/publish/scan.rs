@@ -5,16 +5,16 @@ use std::{
 };
 
 use rayon::prelude::*;
-use rustix::fs::{Dir, FileType, fstatfs, readlinkat};
+use rustix::fs::{FileType, fstatfs, readlinkat};
 
 use super::{
     cache::Known,
     item::{Item, ItemKind, Stat, State},
-    model::{FolderId, Model, Scanned},
+    model::{Folder, FolderId, Model, Scanned},
     place::{Root, Status, means_changed, open_file, status_at, status_of},
     rules::{IGNORE_FILE, Reason, Rules, Verdict, has_private_key},
     secrets::{has_secret, is_suspect},
-    take::INCOMING,
+    take::{INCOMING, names},
     watch::Watch,
 };
 use crate::{tree::Owner, types::Name};
@@ -61,14 +61,11 @@ impl Scanner<'_> {
     fn look(&self, folder: OwnedFd, place: &Place<'_>) -> io::Result<Scanned> {
         let watch = self.watch.and_then(|watch| watch.add(folder.as_fd()));
         let stat = self.stat(&status_of(&folder)?);
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&folder)? {
-            // `.` and `..` aren't names.
-            names.extend(Name::new(entry?.file_name().to_bytes()));
-        }
+        let mut names = names(&folder)?;
         names.sort_unstable();
         let previous = place.previous.and_then(|id| self.model.folder(id));
-        let (rules, ignore_token) = self.rules(&folder, &names, place)?;
+        let (rules, ignore_token) = self.rules(&folder, &names, place, previous)?;
+        let same_rules = previous.is_some_and(|previous| Arc::ptr_eq(&previous.rules, &rules));
         let deep = place.deep || previous.is_some_and(|previous| previous.ignore_token != ignore_token);
 
         let mut path = place.path.to_vec();
@@ -103,7 +100,10 @@ impl Scanner<'_> {
             }
             let before = previous.and_then(|folder| folder.item(&name));
             match self.item(&folder, name, &status, before) {
-                Ok(item) if self.is_secret(&folder, &item, &text, &rules) => {
+                Ok(item)
+                    if !(same_rules && is_same(before, &item))
+                        && is_secret(&folder, &item, &text, &rules) =>
+                {
                     left_out.push((item.name, Reason::Secret))
                 }
                 Ok(item) => {
@@ -161,12 +161,14 @@ impl Scanner<'_> {
         looked.map_err(|error| (!means_changed(&error)).then_some(Reason::Unreadable))
     }
 
-    /// The rules that hold in a folder, and the version token of its ignore file.
+    /// The rules that hold in a folder, and the version token of its ignore file. They are the same object as before for as
+    /// long as nothing about them has changed.
     fn rules(
         &self,
         folder: &OwnedFd,
         names: &[Name],
         place: &Place<'_>,
+        previous: Option<&Folder>,
     ) -> io::Result<(Arc<Rules>, Option<u64>)> {
         if names.binary_search_by(|name| name.as_bytes().cmp(IGNORE_FILE.as_bytes())).is_err() {
             return Ok((Arc::clone(place.rules), None));
@@ -177,6 +179,12 @@ impl Scanner<'_> {
             _ => io::Error::other(format!("its {IGNORE_FILE} isn't a file that can be read: {error}")),
         });
         let (file, status) = opened?;
+        if let Some(previous) = previous
+            && previous.ignore_token == Some(status.token())
+            && previous.rules.are_below(place.rules)
+        {
+            return Ok((Arc::clone(&previous.rules), previous.ignore_token));
+        }
         Ok((place.rules.with_file(place.path.len(), file)?, Some(status.token())))
     }
 
@@ -209,17 +217,6 @@ impl Scanner<'_> {
         }
         (is_folder && status.inode.device != place.device && is_foreign(folder, name))
             .then_some(Reason::Mounted)
-    }
-
-    /// Whether a file that isn't known yet has a secret in it, by what it looks like.
-    fn is_secret(&self, folder: &OwnedFd, item: &Item, text: &[u8], rules: &Rules) -> bool {
-        let ItemKind::File { size, state: State::Pending } = &item.kind else { return false };
-        if !is_suspect(text, *size) || rules.verdict(text, false) == Verdict::ShareAnyway {
-            return false;
-        }
-        let look = |(file, _)| has_secret(text, file);
-        // What can't be read is told when it's to be hashed.
-        open_file(folder, item.name.as_os_str()).and_then(look).unwrap_or(false)
     }
 
     fn item(&self, folder: &OwnedFd, name: Name, status: &Status, before: Option<&Item>) -> io::Result<Item> {
@@ -256,6 +253,24 @@ impl Scanner<'_> {
         };
         Stat { mode: status.mode, owner, modified: status.modified, token: status.token() }
     }
+}
+
+/// Whether something is what it was when it was last looked at.
+fn is_same(before: Option<&Item>, item: &Item) -> bool {
+    before.is_some_and(|before| before.stat.token == item.stat.token)
+}
+
+/// Whether a file has a secret in it, by what it looks like.
+fn is_secret(folder: &OwnedFd, item: &Item, text: &[u8], rules: &Rules) -> bool {
+    let ItemKind::File { size, .. } = &item.kind else { return false };
+    if !is_suspect(text, *size) || rules.verdict(text, false) == Verdict::ShareAnyway {
+        return false;
+    }
+    let look = |(file, _)| has_secret(text, file);
+    // What has changed is looked at again, and what the user may not read isn't shared.
+    let harmless =
+        |error: io::Error| means_changed(&error) || error.kind() == io::ErrorKind::PermissionDenied;
+    open_file(folder, item.name.as_os_str()).and_then(look).unwrap_or_else(|error| !harmless(error))
 }
 
 /// Whether a folder is the root of a file system that isn't part of a workspace: one of FUSE (which may be a node's

@@ -42,12 +42,17 @@ const WRITTEN: [&str; 28] = [
 /// Folders of packages that others have written: what looks like a key there is an example.
 const OTHERS: [&[u8]; 4] = [b"site-packages", b"dist-packages", b"node_modules", b"vendor"];
 
+/// A key of Amazon's, and its place among all.
+const AMAZON_KEY: &str = r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b";
+const AMAZON: usize = 1;
+static AMAZONS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(AMAZON_KEY).ok());
+
 /// What tokens look like: those whose makers gave them a form of their own, so that they can be found.
 static TOKENS: LazyLock<RegexSet> = LazyLock::new(|| {
     let patterns = [
         // A key and not the words alone, as instructions have them.
         r"-----BEGIN [A-Z ]*PRIVATE KEY-----\s(?:[A-Za-z-]+:.*\s)*\s*[A-Za-z0-9+/=\s]{40}",
-        r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+        AMAZON_KEY,
         r"\bgh[pousr]_[A-Za-z0-9]{36}",
         r"\bgithub_pat_[A-Za-z0-9_]{60}",
         r"\bglpat-[A-Za-z0-9_-]{20}",
@@ -64,7 +69,7 @@ static TOKENS: LazyLock<RegexSet> = LazyLock::new(|| {
 /// A password in an address, as git keeps it.
 static IN_ADDRESS: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
-        r"(?m)^\s*(?:push)?url\s*=\s*[a-z+]+://[^\s/:@]*:[^\s/@]+@|^\s*extraheader\s*=.*(?i:authorization)",
+        r"(?im)^\s*(?:push)?url\s*=\s*[a-z+]+://[^\s/:@]*:[^\s/@]+@|^\s*extraheader\s*=.*authorization",
     )
     .ok()
 });
@@ -77,8 +82,14 @@ pub(super) fn is_suspect(path: &[u8], size: u64) -> bool {
     is_git_config(path) || WRITTEN.iter().any(|end| path.ends_with(end.as_bytes()))
 }
 
+/// Whether git keeps addresses in it: the settings of a repository, of its worktrees and submodules, or of the user.
 fn is_git_config(path: &[u8]) -> bool {
-    path == b".git/config" || path.ends_with(b"/.git/config")
+    let mut names = path.split(|byte| *byte == b'/');
+    match names.next_back() {
+        Some(b".gitconfig" | b".gitmodules") => true,
+        Some(b"config" | b"config.worktree") => names.any(|name| name == b".git"),
+        _ => false,
+    }
 }
 
 /// Whether there's a secret in the file at this path.
@@ -88,9 +99,15 @@ pub(super) fn has_secret(path: &[u8], file: impl Read) -> std::io::Result<bool> 
     if is_git_config(path) && IN_ADDRESS.as_ref().is_some_and(|address| address.is_match(&text)) {
         return Ok(true);
     }
-    // What makers of documentation write.
-    let example = text.windows(7).any(|part| part == b"EXAMPLE");
-    Ok(TOKENS.matches(&text).iter().any(|which| which != 1 || !example))
+    let found = TOKENS.matches(&text);
+    // What makers of documentation write: a key of Amazon's that says so.
+    let is_real = |which: usize| match which {
+        AMAZON => AMAZONS
+            .as_ref()
+            .is_none_or(|keys| keys.find_iter(&text).any(|key| !key.as_bytes().ends_with(b"EXAMPLE"))),
+        _ => true,
+    };
+    Ok(found.iter().any(is_real))
 }
 
 #[cfg(test)]
@@ -105,7 +122,7 @@ mod tests {
     #[test]
     fn every_pattern_compiles() {
         assert_eq!(TOKENS.len(), 10);
-        assert!(IN_ADDRESS.is_some());
+        assert!(IN_ADDRESS.is_some() && AMAZONS.is_some());
     }
 
     #[test]
@@ -125,6 +142,10 @@ mod tests {
             (".npmrc", "//registry.npmjs.org/:_authToken=0123456789abcdef"),
             (".git/config", "[remote \"origin\"]\n\turl = https://ann:hunter2@example.org/x.git\n"),
             ("r/.git/config", "[http]\n\textraheader = AUTHORIZATION: basic abc\n"),
+            ("r/.git/config", "[http]\n\textraHeader = Authorization: bearer abc\n"),
+            (".git/modules/x/config", "[remote \"origin\"]\n\tURL = https://ann:hunter2@example.org/x.git\n"),
+            (".gitconfig", "[url]\n\turl = https://ann:hunter2@example.org/x.git\n"),
+            ("a.yaml", "example: AKIAIOSFODNN7EXAMPLE\naws: AKIAIOSFODNN7ABCDEFG"),
         ] {
             assert!(found(path, text), "{path}: {text}");
         }

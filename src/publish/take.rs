@@ -4,9 +4,10 @@
 //! touched before all has come and what the guest's changes were made over is seen to be there still.
 
 use std::{
+    collections::{BTreeSet, HashSet},
     ffi::OsString,
     fs::{File, FileTimes, Permissions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::PermissionsExt,
@@ -14,15 +15,19 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 
 use super::{
     Share,
-    place::{open_file, status_at},
+    item::{Item, ItemKind},
+    model::{FolderId, Model},
+    place::{Status, open_file, status_at},
+    rules::IGNORE_FILE,
 };
 use crate::{
     tree::{Base, Edit, Entry, Kind, NewFile, Page, Step, decode},
     types::{Digest, Name},
+    workspace::{MANIFEST_FILE, MANIFEST_MAX, Manifest},
 };
 
 /// What the names of folders in which edits arrive begin with.
@@ -37,6 +42,9 @@ pub enum EditError {
     /// The owner has something else at these paths by now. Nothing was changed.
     #[error("the owner has changed {}", .0.join(", "))]
     Conflict(Vec<String>),
+    /// The edit reaches for what the owner doesn't share. Nothing was changed.
+    #[error("the owner has something there that isn't shared: {}", .0.join(", "))]
+    NotShared(Vec<String>),
     /// The edit makes no sense. Nothing was changed.
     #[error("{0}")]
     Invalid(&'static str),
@@ -120,7 +128,7 @@ impl Share {
 }
 
 impl Step {
-    fn paths(&self) -> impl Iterator<Item = &[Name]> {
+    pub(super) fn paths(&self) -> impl Iterator<Item = &[Name]> {
         let (first, second) = match self {
             Self::Move(from, to) => (from, Some(to)),
             Self::Remove(path)
@@ -183,6 +191,94 @@ impl Incoming {
             return Err(EditError::Conflict(conflicts));
         }
         let edit = std::mem::take(&mut self.edit);
+        self.check(&edit)?;
+        let made = self.make(&edit);
+        if made.is_err() {
+            self.put_back(&edit);
+        }
+        made
+    }
+
+    /// Refuses an edit that reaches for what isn't shared, or that would change what is shared: both are the owner's alone.
+    fn check(&self, edit: &Edit) -> Result<()> {
+        let model = self.share.model();
+        let (mut private, mut changed) = (BTreeSet::new(), BTreeSet::new());
+        for path in edit.steps.iter().flat_map(Step::paths) {
+            if path.iter().any(|name| name.as_bytes().starts_with(INCOMING)) {
+                return Err(EditError::Invalid("names of arriving edits can't be edited"));
+            }
+            if path.iter().any(|name| name.as_bytes() == IGNORE_FILE.as_bytes()) {
+                return Err(EditError::Invalid(
+                    ".twinshareignore says what is shared, so only the owner can change it",
+                ));
+            }
+            // What is there and no part of the workspace, or lies below such.
+            let ends = (1..=path.len()).map(|end| &path[..end]);
+            private.extend(
+                ends.take_while(|path| self.status(path).is_some())
+                    .find(|path| shared(&model, path).is_none()),
+            );
+        }
+        for step in &edit.steps {
+            let (Step::Move(path, _) | Step::Remove(path)) = step else { continue };
+            let Some(item) = shared(&model, path) else {
+                changed.insert(&path[..]);
+                continue;
+            };
+            let (is_moved, below) = (matches!(step, Step::Move(..)), item.folder());
+            if below.is_none() && !self.is_still(path, item) {
+                changed.insert(path);
+            }
+            // Elsewhere, other rules may hold for it.
+            if let Some(below) = below.filter(|_| is_moved)
+                && !all_shared(&model, &self.share.root.folder(path)?, below)?
+            {
+                private.insert(path);
+            }
+        }
+        if !private.is_empty() {
+            return Err(EditError::NotShared(private.into_iter().map(shown).collect()));
+        }
+        if !changed.is_empty() {
+            return Err(EditError::Conflict(changed.into_iter().map(shown).collect()));
+        }
+        self.check_manifest(edit)
+    }
+
+    /// Refuses to take the workspace's identity away, by which the owner's decisions about others are kept.
+    fn check_manifest(&self, edit: &Edit) -> Result<()> {
+        const KEPT: EditError = EditError::Invalid("workspace.yaml must stay, and keep its id");
+        let is_manifest =
+            |path: &[Name]| matches!(path, [name] if name.as_bytes() == MANIFEST_FILE.as_bytes());
+        let places = edit.places();
+        for (index, step) in edit.steps.iter().enumerate().filter(|(_, step)| step.paths().any(is_manifest)) {
+            match step {
+                Step::File(..) => {
+                    let (file, _) = open_file(&self.staging, staged('f', places[index]).as_ref())?;
+                    let mut text = Vec::new();
+                    file.take(MANIFEST_MAX).read_to_end(&mut text)?;
+                    let manifest = Manifest::parse(&text).map_err(|_| KEPT)?;
+                    if manifest.is_none_or(|manifest| manifest.id != self.share.id()) {
+                        return Err(KEPT);
+                    }
+                }
+                Step::Mode(..) => {}
+                _ => return Err(KEPT),
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self, path: &[Name]) -> Option<Status> {
+        self.at(path, |folder, name| Ok(status_at(folder, name)?)).ok()
+    }
+
+    /// Whether what is published of a file or link is there still.
+    fn is_still(&self, path: &[Name], item: &Item) -> bool {
+        self.status(path).is_some_and(|status| status.token() == item.stat.token)
+    }
+
+    fn make(&self, edit: &Edit) -> Result<()> {
         // First everything out of the way, so that two can change places.
         for (index, step) in edit.steps.iter().enumerate() {
             if let Step::Move(from, _) = step {
@@ -200,15 +296,18 @@ impl Incoming {
         // Folders come before what is in them.
         let mut steps: Vec<(usize, &Step)> = edit.steps.iter().enumerate().collect();
         steps.sort_by(|(_, a), (_, b)| a.paths().last().cmp(&b.paths().last()));
-        let places: Vec<usize> = edit
-            .steps
-            .iter()
-            .scan(0, |files, step| {
-                let place = *files;
-                *files += usize::from(matches!(step, Step::File(..)));
-                Some(place)
-            })
-            .collect();
+        let places = edit.places();
+        // What may be replaced: what the guest says it saw, and what this edit has put there.
+        let seen = edit.bases.iter().filter(|base| base.entry.is_some()).map(|base| &base.path);
+        let moved = edit.steps.iter().filter_map(|step| match step {
+            Step::Move(_, to) => Some(to),
+            _ => None,
+        });
+        let replaced: HashSet<_> = seen.chain(moved).collect();
+        let over = |path| match replaced.contains(path) {
+            true => RenameFlags::empty(),
+            false => RenameFlags::NOREPLACE,
+        };
         for (index, step) in steps {
             match step {
                 Step::Move(_, to) => self.place(to, &staged('m', index), RenameFlags::NOREPLACE)?,
@@ -222,12 +321,12 @@ impl Incoming {
                 Step::File(path, file) => {
                     let staged = staged('f', places[index]);
                     self.dress(&staged, file)?;
-                    self.place(path, &staged, RenameFlags::empty())?;
+                    self.place(path, &staged, over(path))?;
                 }
                 Step::Link(path, target) => {
                     let staged = staged('l', index);
                     rustix::fs::symlinkat(&target[..], &self.staging, &staged)?;
-                    self.place(path, &staged, RenameFlags::empty())?;
+                    self.place(path, &staged, over(path))?;
                 }
                 Step::Mode(path, mode) => self.at(path, |folder, name| {
                     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -237,6 +336,20 @@ impl Incoming {
             }
         }
         Ok(())
+    }
+
+    /// Puts back what an edit that failed had moved out of the way and not placed yet.
+    fn put_back(&self, edit: &Edit) {
+        for (index, step) in edit.steps.iter().enumerate().rev() {
+            let Step::Move(from, _) = step else { continue };
+            match self.place(from, &staged('m', index), RenameFlags::NOREPLACE) {
+                Err(EditError::Io(error)) if error.kind() != io::ErrorKind::NotFound => {
+                    let (folder, path) = (self.name.display(), shown(from));
+                    tracing::warn!(%error, %folder, %path, "can't be put back, so it stays in that folder");
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Whether what an edit was made over is there still.
@@ -279,18 +392,29 @@ impl Incoming {
         Ok(open.set_times(FileTimes::new().set_modified(file.modified.into()))?)
     }
 
-    /// Removes what is shared at a name. What isn't shared stays, and with it the folder that it's in.
+    /// Removes what is shared at a name. What isn't shared stays, and with it the folder that it's in and the ignore file
+    /// that keeps it from being shared.
     fn remove(&self, folder: impl AsFd, name: &std::ffi::OsStr, entry: Option<&Entry>) -> Result<()> {
         let Some(Entry { kind: Kind::Folder { tree, .. }, .. }) = entry else {
             return Ok(rustix::fs::unlinkat(folder, name, AtFlags::empty())?);
         };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let below = rustix::fs::openat(&folder, name, flags, Mode::empty())?;
-        for entry in self.share.entries(tree) {
+        let (rules, entries): (Vec<_>, Vec<_>) = self
+            .share
+            .entries(tree)
+            .into_iter()
+            .partition(|entry| entry.name.as_bytes() == IGNORE_FILE.as_bytes());
+        for entry in entries {
             match self.remove(&below, entry.name.as_os_str(), Some(&entry)) {
                 Err(EditError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 outcome => outcome?,
             }
+        }
+        if let Some(rules) = rules.first()
+            && names(&below)?.iter().all(|name| *name == rules.name)
+        {
+            rustix::fs::unlinkat(&below, rules.name.as_os_str(), AtFlags::empty())?;
         }
         match rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(rustix::io::Errno::NOTEMPTY) => Ok(()),
@@ -313,11 +437,50 @@ impl Drop for Incoming {
     }
 }
 
+/// What is published at a path.
+fn shared<'a>(model: &'a Model, path: &[Name]) -> Option<&'a Item> {
+    let (_, item) = model.find(path)?;
+    let is_shared = match &item.kind {
+        ItemKind::File { state, .. } => state.is_shared(),
+        ItemKind::Folder(_) | ItemKind::Link(_) => true,
+    };
+    is_shared.then_some(item)
+}
+
+/// Whether all that is in a folder is published, at any depth.
+fn all_shared(model: &Model, folder: &OwnedFd, id: FolderId) -> Result<bool> {
+    for name in names(folder)? {
+        let Some(item) = model.folder(id).and_then(|folder| folder.item(&name)) else { return Ok(false) };
+        match &item.kind {
+            ItemKind::File { state, .. } if !state.is_shared() => return Ok(false),
+            ItemKind::Folder(id) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let below = rustix::fs::openat(folder, name.as_os_str(), flags, Mode::empty())?;
+                if !all_shared(model, &below, *id)? {
+                    return Ok(false);
+                }
+            }
+            ItemKind::File { .. } | ItemKind::Link(_) => {}
+        }
+    }
+    Ok(true)
+}
+
+/// The names in a folder.
+pub(super) fn names(folder: &OwnedFd) -> io::Result<Vec<Name>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        // `.` and `..` aren't names.
+        names.extend(Name::new(entry?.file_name().to_bytes()));
+    }
+    Ok(names)
+}
+
 /// The name of a part of an edit while it's on its way.
 fn staged(kind: char, index: usize) -> String {
     format!("{kind}{index}")
 }
 
-fn shown(path: &[Name]) -> String {
+pub(super) fn shown(path: &[Name]) -> String {
     String::from_utf8_lossy(&Name::join(path)).into_owned()
 }

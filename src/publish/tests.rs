@@ -287,6 +287,32 @@ fn files_with_tokens_in_them_are_left_out_until_they_are_named() {
 }
 
 #[test]
+fn known_files_are_looked_into_when_the_rules_or_their_places_change() {
+    let lab = Lab::new();
+    let token = format!("key = 'ghp_{}'\n", "0123456789".repeat(4));
+    lab.write("a.py", &token);
+    lab.write("vendor/b.py", format!("# theirs\n{token}"));
+    lab.write(".twinshareignore", "!a.py\n");
+    let shown = |share: &Share, path: &str| paths(share, share.head().root).contains(&path.to_owned());
+    let (shares, share) = lab.share(live());
+    settle(&share);
+    assert!(shown(&share, "a.py") && shown(&share, "vendor/b.py"));
+    lab.write(".twinshareignore", "");
+    wait(&share, |head| !head.provisional && !shown(&share, "a.py"));
+    fs::rename(lab.path("vendor"), lab.path("lib")).unwrap();
+    wait(&share, |head| !head.provisional && !shown(&share, "vendor"));
+    assert!(!shown(&share, "lib/b.py"));
+    // Their digests are in the cache now, from when they were shared; that says nothing of the rules of another day.
+    lab.write(".twinshareignore", "!*.py\n");
+    wait(&share, |head| !head.provisional && shown(&share, "lib/b.py"));
+    drop((share, shares));
+    lab.write(".twinshareignore", "");
+    let (_shares, share) = lab.share(live());
+    settle(&share);
+    assert!(!shown(&share, "a.py") && !shown(&share, "lib/b.py"));
+}
+
+#[test]
 fn case_u6_what_is_not_shared_is_told_with_its_reason() {
     let lab = Lab::new();
     for path in

@@ -70,4 +70,13 @@ impl Edit {
             _ => None,
         })
     }
+    /// For each step, how many files come with those before it.
+    pub fn places(&self) -> Vec<usize> {
+        let place = |files: &mut usize, step: &Step| {
+            let place = *files;
+            *files += usize::from(matches!(step, Step::File(..)));
+            Some(place)
+        };
+        self.steps.iter().scan(0, place).collect()
+    }
 }

@@ -13,7 +13,7 @@ use crate::types::{NameError, WorkspaceId, WorkspaceName};
 pub const MANIFEST_FILE: &str = "workspace.yaml";
 
 /// A manifest is written by people: anything longer than this is something else.
-const MANIFEST_MAX: u64 = 1 << 20;
+pub const MANIFEST_MAX: u64 = 1 << 20;
 
 /// Why a workspace's manifest can't be used. Nothing is ever written over a manifest that can't be read.
 #[derive(Debug, thiserror::Error)]

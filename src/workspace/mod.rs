@@ -2,4 +2,4 @@
 
 mod manifest;
 
-pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};
+pub use manifest::{MANIFEST_FILE, MANIFEST_MAX, Manifest, ManifestError};

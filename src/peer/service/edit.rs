@@ -21,7 +21,7 @@ pub(super) const EDITS: usize = 2;
 impl From<EditError> for ServiceError {
     fn from(error: EditError) -> Self {
         match error {
-            EditError::Invalid(why) => Self::invalid(why),
+            EditError::Invalid(_) | EditError::NotShared(_) => Self::invalid(error.to_string()),
             error => Self::failed(error.to_string()),
         }
     }
@@ -40,6 +40,7 @@ pub(super) async fn take(
     let opened = service.blocking(move || shares.workspace(&workspace, reader)).await?;
     let opened = opened.map_err(|refusal| ServiceError::refused(refusal, reader))?;
     if !opened.may_write() {
+        opened.ask_to_write();
         return Ok(Json(EditOutcome { asked: true, conflicts: Vec::new() }));
     }
     let _turn = service.edits.try_acquire().map_err(|_| ServiceError::busy())?;
@@ -54,6 +55,10 @@ pub(super) async fn take(
             let opened = opened.clone();
             incoming = Some(service.blocking(move || opened.take(edit)).await??);
         }
+        // It may take long, and the right be taken back meanwhile.
+        if !opened.may_write() {
+            return Err(ServiceError::refused(Refusal::Denied, reader));
+        }
         if let Some(mut taking) = incoming.take() {
             let bytes = std::mem::take(&mut held);
             let written = service.blocking(move || taking.write(&bytes).map(|()| taking)).await?;
@@ -61,7 +66,10 @@ pub(super) async fn take(
         }
     }
     let incoming = incoming.ok_or_else(|| ServiceError::invalid("the edit ended early"))?;
-    let conflicts = match service.blocking(move || incoming.finish()).await? {
+    let finish = move || opened.may_write().then(|| incoming.finish());
+    let finished = service.blocking(finish).await?;
+    let finished = finished.ok_or_else(|| ServiceError::refused(Refusal::Denied, reader))?;
+    let conflicts = match finished {
         Ok(()) => Vec::new(),
         Err(EditError::Conflict(paths)) => paths,
         Err(error) => return Err(error.into()),

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::{
+    publish::take::shown,
     tree::{Base, Edit, NewFile, Step},
-    types::Timestamp,
+    types::{Timestamp, WorkspaceId},
 };
 
 fn path(text: &str) -> Vec<Name> {
@@ -110,4 +111,128 @@ fn hostile_edits_reach_nothing_outside_and_leave_nothing_behind() {
         assert_eq!(fs::read(outside.path().join("own")).unwrap(), b"not shared", "{edit:?}");
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1, "{edit:?}");
     }
+}
+
+/// A share of a folder with a secret, a folder whose name is ignored, and the node's own state in it.
+fn with_private() -> (Lab, Arc<Share>, Arc<Shares>) {
+    let lab = Lab::new();
+    for (path, text) in [
+        (".env", "KEY=1"),
+        ("build/out", "kept here"),
+        ("node/access.json", "{}"),
+        ("d/private/x", "kept here"),
+        ("d/.twinshareignore", "/private\n"),
+        ("d/g", "two"),
+        ("f", "one"),
+        ("whole/a/b", "three"),
+        (".twinshareignore", "/build\n"),
+    ] {
+        lab.write(path, text);
+    }
+    let (shares, share) =
+        lab.share(SharesOptions { own: vec![lab.path("node")], ..SharesOptions::default() });
+    settle(&share);
+    (lab, share, shares)
+}
+
+#[test]
+fn what_is_not_shared_is_not_reached_by_an_edit() {
+    let (lab, share, _shares) = with_private();
+    let before = every_file(&lab);
+    for step in [
+        Step::Move(path(".env"), path("notes")),
+        Step::Move(path("f"), path(".env")),
+        Step::File(path(".env"), file(1)),
+        Step::Link(path(".env"), b"f".to_vec()),
+        Step::Remove(path(".env")),
+        Step::Mode(path(".env"), 0o777),
+        Step::Move(path("build/out"), path("out")),
+        Step::File(path("build/new"), file(1)),
+        Step::File(path("node/access.json"), file(1)),
+        Step::Move(path("node"), path("mine")),
+        // It would take what isn't shared with it, to where the rule doesn't hold.
+        Step::Move(path("d"), path("e")),
+        Step::Remove(path(".twinshareignore")),
+        Step::File(path("d/.twinshareignore"), file(1)),
+        Step::File(path("whole/.twinshareignore"), file(1)),
+        Step::Move(path("f"), path("whole/.twinshareignore")),
+        Step::Folder(path(".twinshare-incoming-1"), 0o755),
+        Step::Remove(path("workspace.yaml")),
+        Step::Move(path("workspace.yaml"), path("w")),
+        Step::File(path("workspace.yaml"), file(1)),
+    ] {
+        let bases =
+            step.paths().filter(|path| path.len() == 1).map(|path| base(&share, &shown(path))).collect();
+        for bases in [Vec::new(), bases] {
+            let edit = Edit { bases, steps: vec![step.clone()] };
+            let bytes = vec![b'x'; edit.files().count()];
+            assert!(take(&share, edit, &bytes).is_err(), "{step:?}");
+            assert_eq!(every_file(&lab), before, "{step:?}");
+        }
+    }
+    let edit = Edit { bases: Vec::new(), steps: vec![Step::Move(path("d"), path("e"))] };
+    assert!(matches!(take(&share, edit, b""), Err(EditError::NotShared(paths)) if paths == ["d"]));
+    // What is shared as a whole can go elsewhere.
+    let edit = Edit { bases: Vec::new(), steps: vec![Step::Move(path("whole"), path("moved"))] };
+    take(&share, edit, b"").unwrap();
+    assert_eq!(fs::read(lab.path("moved/a/b")).unwrap(), b"three");
+}
+
+#[test]
+fn a_removed_folder_leaves_what_is_not_shared_and_what_says_so() {
+    let (lab, share, _shares) = with_private();
+    let remove = |path| Edit { bases: Vec::new(), steps: vec![Step::Remove(path)] };
+    take(&share, remove(path("d")), b"").unwrap();
+    assert!(lab.path("d/private/x").exists() && lab.path("d/.twinshareignore").exists());
+    assert!(!lab.path("d/g").exists());
+    // Where nothing is kept back, the ignore file goes too.
+    lab.write("e/.twinshareignore", "/private\n");
+    lab.write("e/f", "x");
+    wait(&share, |head| paths(&share, head.root).contains(&"e/f".into()) && !head.provisional);
+    take(&share, remove(path("e")), b"").unwrap();
+    assert!(!lab.path("e").exists());
+}
+
+#[test]
+fn the_manifest_can_be_edited_but_for_its_id() {
+    let (lab, share, _shares) = with_private();
+    let text = fs::read_to_string(lab.path("workspace.yaml")).unwrap();
+    let edit = |text: &str| Edit {
+        bases: vec![base(&share, "workspace.yaml")],
+        steps: vec![Step::File(path("workspace.yaml"), file(text.len() as u64))],
+    };
+    let other = text.replace(&share.id().to_string(), &WorkspaceId::random().to_string());
+    assert_ne!(other, text);
+    assert!(take(&share, edit(&other), other.as_bytes()).is_err());
+    let described = format!("{text}description: by a guest\n");
+    take(&share, edit(&described), described.as_bytes()).unwrap();
+    assert_eq!(fs::read_to_string(lab.path("workspace.yaml")).unwrap(), described);
+}
+
+#[test]
+fn nothing_is_overwritten_that_the_guest_does_not_say_it_saw() {
+    let (lab, _outside, share, _shares) = shared();
+    for step in [Step::File(path("f"), file(1)), Step::Link(path("f"), b"d".to_vec())] {
+        let edit = Edit { bases: Vec::new(), steps: vec![step] };
+        let bytes = vec![b'x'; edit.files().count()];
+        assert!(take(&share, edit, &bytes).is_err());
+        assert_eq!(fs::read(lab.path("f")).unwrap(), b"one");
+    }
+}
+
+#[test]
+fn what_an_edit_moved_is_put_back_when_it_fails() {
+    let (lab, _outside, share, _shares) = shared();
+    // `f` is moved out of the way first; then `d/g/x` can't be made, since `d/g` is a file.
+    let steps = vec![Step::Move(path("f"), path("z")), Step::File(path("d/g/x"), file(0))];
+    assert!(take(&share, Edit { bases: Vec::new(), steps }, b"").is_err());
+    assert_eq!(names(&lab), ["d", "f", "link"]);
+    assert_eq!(fs::read(lab.path("f")).unwrap(), b"one");
+}
+
+/// What the folder holds.
+fn every_file(lab: &Lab) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = ignore::WalkBuilder::new(lab.root.path()).standard_filters(false).build();
+    let files = files.map(|entry| entry.unwrap());
+    files.map(|entry| (entry.path().to_path_buf(), fs::read(entry.path()).unwrap_or_default())).collect()
 }
