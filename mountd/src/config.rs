@@ -7,18 +7,99 @@ use std::{
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use twinshare::{api::ByteSize, peer::Caps};
 
 /// The file's name.
 const FILE: &str = "config.yaml";
 
 /// The settings. What the file doesn't say is as usual.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     /// Networks beyond the LAN from which connections are taken.
     pub(crate) allow_from: Vec<IpNet>,
     /// Which network interfaces are used, for beacons and connections.
     pub(crate) interfaces: Interfaces,
+    /// How much is sent and received in a second at most.
+    pub(crate) bandwidth: BandwidthCaps,
+    /// Bulk answers under way at a time.
+    pub(crate) bulk_slots: usize,
+    /// Whether everything is encrypted.
+    pub(crate) encryption: Encryption,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            allow_from: Vec::new(),
+            interfaces: Interfaces::default(),
+            bandwidth: BandwidthCaps::default(),
+            bulk_slots: 4,
+            encryption: Encryption::On,
+        }
+    }
+}
+
+/// Sizes a second; what isn't given has no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct BandwidthCaps {
+    pub(crate) up: Option<Speed>,
+    pub(crate) down: Option<Speed>,
+    pub(crate) up_each: Option<Speed>,
+    pub(crate) down_each: Option<Speed>,
+}
+
+impl BandwidthCaps {
+    pub(crate) fn caps(&self) -> Caps {
+        let bytes = |speed: Option<Speed>| speed.map(|Speed(bytes)| bytes);
+        Caps {
+            up: bytes(self.up),
+            down: bytes(self.down),
+            up_each: bytes(self.up_each),
+            down_each: bytes(self.down_each),
+        }
+    }
+}
+
+/// Bytes a second, written as a size: `10MB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub(crate) struct Speed(u64);
+
+/// A size in YAML, where a plain number is no text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<Written> for Speed {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        let bytes = match written {
+            Written::Number(bytes) => bytes,
+            Written::Text(text) => text.parse::<ByteSize>().map_err(|error| error.to_string())?.0,
+        };
+        match bytes {
+            ..SLOWEST => Err(format!("{bytes} bytes a second are too slow to work with: at least {SLOWEST}")),
+            _ => Ok(Self(bytes)),
+        }
+    }
+}
+
+/// A slower connection would run into every deadline there is.
+const SLOWEST: u64 = 100_000;
+
+/// Whether everything between nodes is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Encryption {
+    On,
+    /// Those who ask for it are served without: what is public alone.
+    Off,
 }
 
 /// Names of interfaces; one may end in `*`.
@@ -38,6 +119,8 @@ pub(crate) enum ConfigError {
     Disk { path: PathBuf, source: io::Error },
     #[error("{}: {source}", path.display())]
     Invalid { path: PathBuf, source: serde_yaml::Error },
+    #[error("{}: bulk_slots is 0, so that nobody would ever have a turn: at least 1", path.display())]
+    NoSlots { path: PathBuf },
 }
 
 impl Config {
@@ -50,9 +133,13 @@ impl Config {
             Err(source) => return Err(ConfigError::Disk { path, source }),
         };
         // An empty file, or one of comments only, is no mapping.
-        let settings: Option<Self> =
-            serde_yaml::from_str(&text).map_err(|source| ConfigError::Invalid { path, source })?;
-        Ok(settings.unwrap_or_default())
+        let settings: Option<Self> = serde_yaml::from_str(&text)
+            .map_err(|source| ConfigError::Invalid { path: path.clone(), source })?;
+        let settings = settings.unwrap_or_default();
+        if settings.bulk_slots == 0 {
+            return Err(ConfigError::NoSlots { path });
+        }
+        Ok(settings)
     }
 }
 
@@ -72,11 +159,24 @@ mod tests {
         let config =
             load("allow_from: [203.0.113.0/24, '2001:db8::/32']\ninterfaces:\n  deny: [wlan*]\n").unwrap();
         assert_eq!((config.allow_from.len(), config.interfaces.deny), (2, vec!["wlan*".to_owned()]));
+        let config =
+            load("bandwidth: {up: 10MB, down_each: 1500000}\nencryption: off\nbulk_slots: 2\n").unwrap();
+        let caps = Caps { up: Some(10_000_000), down_each: Some(1_500_000), ..Caps::default() };
+        assert_eq!((config.bandwidth.caps(), config.bulk_slots), (caps, 2));
+        assert_eq!(
+            (config.encryption, load("encryption: on\n").unwrap().encryption),
+            (Encryption::Off, Encryption::On)
+        );
         for (text, said) in [
             ("alow_from: []\n", "alow_from"),
             ("allow_from: [203.0.113.0/33]\n", "line 1"),
             ("interfaces: {only: [a]}\n", "only"),
             ("[", "config.yaml"),
+            ("bandwidth: {up: quick}\n", "quick"),
+            ("bandwidth: {up: 12}\n", "too slow"),
+            ("bandwidth: {upp: 10MB}\n", "upp"),
+            ("bulk_slots: 0\n", "at least 1"),
+            ("encryption: maybe\n", "maybe"),
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains(said) && error.contains("config.yaml"), "{text}: {error}");

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use twinshare::{
-    access::{Access, Grant, Group, Policy, Rights, Standing, Whom},
+    access::{Access, Grant, Group, Policy, Right, Rights, Standing, Whom},
     api::{Decision, Happening},
     types::{NodeId, WorkspaceId, WorkspaceName},
 };
@@ -119,6 +119,13 @@ impl Consent {
             *book = kept.ok().and_then(|kept| serde_json::from_value(kept).ok()).unwrap_or_default();
             return Err(error);
         }
+        // Whoever has got what it waits for, or was refused, by a group of its perhaps, waits no more.
+        let waits = |(workspace, node): &(WorkspaceId, NodeId), asked: &mut Asked| {
+            let decided = |policy: &Policy| book.with_standing(*node, |who| policy.decided(who, now()));
+            let decided = book.policies.get(workspace).and_then(decided);
+            decided.is_none_or(|rights| asked.write && rights.has(Right::Read) && !rights.has(Right::Write))
+        };
+        self.requests().retain(waits);
         drop(book);
         self.changed.send_modify(|count| *count += 1);
         Ok(changed)
@@ -177,8 +184,7 @@ impl Consent {
         peer: NodeId,
         decision: Decision,
     ) -> Result<(), FileError> {
-        let wants_to_write = self.requests().get(&(workspace.id, peer)).is_some_and(|asked| asked.write);
-        if decision == Decision::Deny && wants_to_write {
+        if decision == Decision::Deny && self.wants_to_write(&workspace.id, peer) {
             // Whoever may not change it may read it as before.
             self.requests().remove(&(workspace.id, peer));
             self.audit.note(Deed::Denied, Some(&workspace.name), &Whom::Peer(peer), None);
@@ -192,6 +198,11 @@ impl Consent {
             Decision::Deny => (Rights::NONE, None),
         };
         self.grant(workspace, Whom::Peer(peer), Grant { rights, expires })
+    }
+
+    /// Whether a peer waits to be let change a workspace.
+    pub(crate) fn wants_to_write(&self, workspace: &WorkspaceId, peer: NodeId) -> bool {
+        self.requests().get(&(*workspace, peer)).is_some_and(|asked| asked.write)
     }
 
     /// Who waits for an answer.
@@ -300,10 +311,10 @@ fn now() -> u64 {
     u64::try_from(Timestamp::now().as_second()).unwrap_or(0)
 }
 
-/// Notes who asks for access, unless that is noted. When there is no room the oldest request makes way: should a
+/// Notes who asks for access, unless that or more is noted. When there is no room the oldest request makes way: should a
 /// crowd ask, whoever still wants access asks again.
 fn note_request(requests: &mut Requests, request: (WorkspaceId, NodeId), asked: Asked) -> bool {
-    if requests.contains_key(&request) {
+    if requests.get(&request).is_some_and(|before| before.write || !asked.write) {
         return false;
     }
     while requests.len() >= MAX_REQUESTS {
@@ -373,6 +384,30 @@ mod tests {
         let deeds: Vec<_> = consent.audit().read(100).unwrap().iter().map(|entry| entry.deed).collect();
         use Deed::{Asked, Denied, Granted, Revoked};
         assert_eq!(deeds, [Asked, Granted, Asked, Denied, Granted, Denied, Revoked, Asked]);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_got_it_waits_no_more() {
+        let state = tempfile::tempdir().unwrap();
+        let (consent, lab) = (Consent::open(state.path(), Events::new()).unwrap(), lab());
+        let team: Group = "team".parse().unwrap();
+        consent
+            .grant(&lab, Whom::Group(team.clone()), Grant { rights: Rights::USUAL, expires: None })
+            .unwrap();
+        consent.ask(&lab, GUEST, false);
+        consent.set_group(team.clone(), [GUEST].into()).unwrap();
+        assert!(consent.requests().is_empty(), "its group may read");
+        consent.ask(&lab, GUEST, true);
+        assert!(consent.wants_to_write(&lab.id, GUEST));
+        consent.pair(NodeId::from_bytes([7; 32]), true).unwrap();
+        assert_eq!(consent.requests().len(), 1, "that changes nothing for it");
+        consent.grant(&lab, Whom::Group(team), Grant { rights: Rights::ALL, expires: None }).unwrap();
+        assert!(consent.requests().is_empty());
+        // Who asked to read and then to write asks to write.
+        let other = NodeId::from_bytes([8; 32]);
+        consent.ask(&lab, other, false);
+        consent.ask(&lab, other, true);
+        assert!(consent.wants_to_write(&lab.id, other));
     }
 
     #[tokio::test]

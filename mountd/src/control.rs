@@ -7,15 +7,15 @@ use jiff::Timestamp;
 use twinshare::{
     access::{Grant, Group, Rights, Whom},
     api::{
-        AccessReport, AccessRequest, AuditEntry, CacheReport, Control, Decision, FileEntry, FileKind,
-        FilePath, Finding, Following, GrantEntry, GrantRequest, Groups, Host, Invitation, JoinRequest,
-        LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, PairingEnd, PasswordRequest, Peer,
-        PeerAddress, PeerSource, PeerState, Pin, Prefetch, Problem, Progress, PushReport, RawText, Share,
-        ShareRequest, SnapshotInfo, Status, Workspace,
+        AccessReport, AccessRequest, AuditEntry, BulkTurn, CacheReport, Control, Decision, FileEntry,
+        FileKind, FilePath, Finding, Following, GrantEntry, GrantRequest, Groups, Host, Invitation,
+        JoinRequest, LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, PairingEnd,
+        PasswordRequest, Peer, PeerAddress, PeerSource, PeerState, Pin, Prefetch, Problem, Progress,
+        PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status, Workspace,
     },
     discovery,
     fetch::{Holders, SourceError},
-    peer::PairingCode,
+    peer::{PairingCode, Queued},
     publish::{self, Reason},
     tree::Snapshot,
     types::{NodeId, WorkspaceName},
@@ -62,6 +62,7 @@ impl Control for Node {
             workspaces_shared: self.sharing.list().len() as u64,
             peers_online: online as u64,
             cache: self.cache.size(),
+            encryption: !self.plain,
             uptime_s: self.started.elapsed().as_secs(),
         }
     }
@@ -263,7 +264,14 @@ impl Control for Node {
         decision: Decision,
     ) -> Result<(), Problem> {
         let subject = self.subject(&workspace)?;
-        self.sharing.consent().decide(&subject, peer, decision).map_err(Problem::failed)
+        let consent = self.sharing.consent();
+        if decision == Decision::Once && consent.wants_to_write(&subject.id, peer) {
+            let why = "it may read the workspace already, and asks to change it";
+            return Err(Problem::conflict(why).with_remedy(format!(
+                "allow it with --write, or for a time with 'twinshare access {workspace} --allow PEER --rights all --for 12h'"
+            )));
+        }
+        consent.decide(&subject, peer, decision).map_err(Problem::failed)
     }
 
     async fn access(&self, workspace: WorkspaceName) -> Result<AccessReport, Problem> {
@@ -337,6 +345,24 @@ impl Control for Node {
 
     async fn set_group(&self, name: Group, members: BTreeSet<NodeId>) -> Result<(), Problem> {
         self.sharing.consent().set_group(name, members).map_err(Problem::failed)
+    }
+
+    async fn transfers(&self) -> Vec<BulkTurn> {
+        let known = self.neighbours.list();
+        let host = |node: NodeId| {
+            let known = known.iter().find(|(id, _)| *id == node);
+            known.map_or_else(|| node.short(), |(_, neighbour)| neighbour.folder.to_string())
+        };
+        let turn = |queued: Queued| BulkTurn {
+            peer: queued.node,
+            host: queued
+                .node
+                .map(host)
+                .or(queued.address.map(|address| address.to_string()))
+                .unwrap_or_default(),
+            position: queued.position,
+        };
+        self.bulk.list().into_iter().map(turn).collect()
     }
 
     async fn audit(&self) -> Result<Vec<AuditEntry>, Problem> {

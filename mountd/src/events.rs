@@ -60,6 +60,11 @@ impl Events {
 
     fn next(&self, after: u64) -> Option<Event> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = *self.newest.borrow();
+        if after > newest {
+            // A number of before a restart, and the clock has been set back since.
+            return Some(Event { id: newest, at: Timestamp::now(), what: Happening::Missed });
+        }
         let position = kept.partition_point(|event| event.id <= after);
         let next = kept.get(position)?;
         // The one before it isn't known to be the one that was asked for.
@@ -147,6 +152,7 @@ mod tests {
         assert_eq!(waiting(&events, None), [], "only what comes");
         // One of before a restart.
         assert_eq!(waiting(&events, Some(5)), [Happening::Missed, away("a"), away("b")]);
+        assert_eq!(waiting(&events, Some(u64::MAX)), [Happening::Missed]);
         for _ in 0..KEPT {
             events.note(away("c"));
         }

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use twinshare::{
-    fetch::{Holder, HolderError, Piece, Refused, Sink, Want},
+    fetch::{Holder, HolderError, Piece, Refused, Sink, Urgency, Want},
     peer::{self, Capability, PeerClient, PeerError, PendingRange, PieceRequest, RefusedPiece},
     types::{Digest, NodeId, WorkspaceId},
 };
@@ -69,7 +69,7 @@ impl Holder for Holding {
         &'a self,
         _: &'a WorkspaceId,
         wants: &'a [Want],
-        awaited: usize,
+        urgency: Urgency,
         sink: Sink<'a>,
     ) -> BoxFuture<'a, Result<(), HolderError>> {
         async move {
@@ -82,9 +82,9 @@ impl Holder for Holding {
             let ways = self.neighbours.ways(&self.workspace, known);
             let Some(ways) = ways else { return Err(HolderError::Nobody) };
             if let (1, Some(owner)) = (ways.clients.len(), ways.clients.get(&ways.owner)) {
-                return from_owner(swarm, owner, ways.workspace, wants, sink).await;
+                return from_owner(swarm, owner, ways.workspace, wants, urgency.bulk, sink).await;
             }
-            Fetch::new(swarm, &ways, &readers, wants, awaited, sink).run().await
+            Fetch::new(swarm, &ways, &readers, wants, urgency, sink).run().await
         }
         .boxed()
     }
@@ -96,12 +96,15 @@ async fn from_owner(
     owner: &PeerClient,
     workspace: WorkspaceId,
     wants: &[Want],
+    bulk: bool,
     sink: Sink<'_>,
 ) -> Result<(), HolderError> {
     let mut since = Instant::now();
     let mut latest = None;
     let pieces = wants.iter().map(request).collect();
-    let mut answer = owner.batch(workspace, pieces).await.map_err(failure)?;
+    let answer =
+        if bulk { owner.batch_ahead(workspace, pieces).await } else { owner.batch(workspace, pieces).await };
+    let mut answer = answer.map_err(failure)?;
     if let Some((blob, _)) = wants.iter().find_map(sliced) {
         swarm.note_readers(blob, answer.co_readers(), since);
     }
@@ -130,7 +133,7 @@ struct Fetch<'a> {
     swarm: &'a Swarm,
     ways: &'a Ways,
     wants: &'a [Want],
-    awaited: usize,
+    urgency: Urgency,
     sink: Sink<'a>,
     turns: Vec<Turn>,
     asks: BTreeMap<usize, Ask>,
@@ -175,13 +178,13 @@ impl<'a> Fetch<'a> {
         ways: &'a Ways,
         readers: &HashMap<Digest, Vec<NodeId>>,
         wants: &'a [Want],
-        awaited: usize,
+        urgency: Urgency,
         sink: Sink<'a>,
     ) -> Self {
         let now = Instant::now();
         let (arriving, arrived) = mpsc::unbounded_channel();
         let turn = |(position, want): (usize, &Want)| {
-            let mut rest = order(swarm, ways, readers, want, position < awaited, now);
+            let mut rest = order(swarm, ways, readers, want, position < urgency.awaited, now);
             rest.reverse();
             Turn { rest, done: false, refused: None }
         };
@@ -189,7 +192,7 @@ impl<'a> Fetch<'a> {
             swarm,
             ways,
             wants,
-            awaited,
+            urgency,
             sink,
             turns: wants.iter().enumerate().map(turn).collect(),
             asks: BTreeMap::new(),
@@ -262,11 +265,12 @@ impl<'a> Fetch<'a> {
             let pieces = positions.iter().map(|position| request(&self.wants[*position])).collect();
             let capability = if who == self.ways.owner { None } else { self.ways.capability };
             let (id, workspace, arriving) = (self.count, self.ways.workspace, self.arriving.clone());
+            let bulk = self.urgency.bulk;
             self.count += 1;
             self.asks.insert(id, Ask { who, missing, since: Instant::now(), handed_on: BTreeSet::new() });
             self.running.push(
                 async move {
-                    let asked = ask(client, workspace, capability, pieces, |event| {
+                    let asked = ask(client, workspace, capability, pieces, bulk, |event| {
                         // The receiver lives as long as this future.
                         let _ = arriving.send((
                             id,
@@ -353,7 +357,7 @@ impl<'a> Fetch<'a> {
     /// When another is asked for what a request hasn't brought.
     fn due(&self, ask: &Ask) -> Option<Instant> {
         let first = *self.late(ask).first()?;
-        let awaited = first < self.awaited;
+        let awaited = first < self.urgency.awaited;
         let usual = self.swarm.pace(&ask.who).map_or(LATE, |pace| pace * PATIENCE);
         Some(ask.since + if awaited { usual.clamp(HEDGE, LATE) } else { LATE })
     }
@@ -371,7 +375,7 @@ impl<'a> Fetch<'a> {
         let is_owner = ask.who == self.ways.owner;
         let may_be_handed_on = |position: &usize| {
             let turn = &self.turns[*position];
-            !turn.done && !turn.rest.is_empty() && (!is_owner || *position < self.awaited)
+            !turn.done && !turn.rest.is_empty() && (!is_owner || *position < self.urgency.awaited)
         };
         ask.missing.difference(&ask.handed_on).copied().filter(may_be_handed_on).collect()
     }
@@ -418,9 +422,11 @@ async fn ask(
     workspace: WorkspaceId,
     capability: Option<Capability>,
     pieces: Vec<PieceRequest>,
+    bulk: bool,
     mut tell: impl FnMut(Event),
 ) -> Result<(), PeerError> {
     let mut answer = match capability {
+        None if bulk => client.batch_ahead(workspace, pieces).await?,
         None => client.batch(workspace, pieces).await?,
         Some(capability) => client.batch_of(capability, pieces).await?,
     };

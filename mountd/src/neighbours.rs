@@ -22,8 +22,8 @@ use twinshare::{
     discovery::{Change, Discovery},
     fetch::{Holder, HolderError, Holders},
     peer::{
-        Capability, Credentials, Expected, Grant, NodeInfo, PeerClient, PeerError, PieceRequest, Refusal,
-        WorkspaceInfo,
+        Bandwidth, Capability, Credentials, Expected, Grant, NodeInfo, PeerClient, PeerError, PieceRequest,
+        Refusal, WorkspaceInfo,
     },
     store::ReadStore,
     tree::Snapshot,
@@ -77,6 +77,7 @@ pub(crate) struct Neighbours {
     own: NodeId,
     own_host: HostName,
     credentials: Credentials,
+    bandwidth: Arc<Bandwidth>,
     store: Arc<dyn ReadStore>,
     file: PathBuf,
     book: Mutex<Book>,
@@ -108,6 +109,7 @@ impl Neighbours {
         state: &Path,
         own_host: HostName,
         credentials: Credentials,
+        bandwidth: Arc<Bandwidth>,
         store: Arc<dyn ReadStore>,
     ) -> Arc<Self> {
         let file = state.join("peers.json");
@@ -134,6 +136,7 @@ impl Neighbours {
             saving: tokio::sync::Mutex::default(),
             retry: Notify::new(),
             credentials,
+            bandwidth,
         })
     }
 
@@ -268,7 +271,8 @@ impl Neighbours {
         {
             return Ok(());
         }
-        let client = PeerClient::connect(&self.credentials, &addresses, expected, SILENCE).await?;
+        let client =
+            PeerClient::connect(&self.credentials, &self.bandwidth, &addresses, expected, SILENCE).await?;
         let id = client.id();
         if let Target::Address(address) = target
             && self.book().addresses.insert(address.clone(), Some(id)) != Some(Some(id))

@@ -16,7 +16,7 @@ use twinshare::{
     },
     fetch::{FetchOptions, Fetcher},
     layer::Layers,
-    peer::{Credentials, Identity},
+    peer::{Bandwidth, BulkQueue, Credentials, Identity, ServeOptions},
     publish::{History, Shares, SharesOptions},
     store::{DiskLimits, DiskStore, WriteStore},
     types::{HostName, NodeId},
@@ -25,7 +25,7 @@ use twinshare::{
 
 use crate::{
     cache::{self, Cache},
-    config::{Config, Interfaces},
+    config::{Config, Encryption, Interfaces},
     consent::Consent,
     events::Events,
     files,
@@ -65,6 +65,9 @@ pub(crate) struct Node {
     pub(crate) discovery: Discovery,
     pub(crate) events: Arc<Events>,
     pub(crate) pairing: Arc<Pairing>,
+    pub(crate) bulk: BulkQueue,
+    /// Whether those who ask for it are served without encryption.
+    pub(crate) plain: bool,
     pub(crate) stop: watch::Sender<bool>,
 }
 
@@ -114,19 +117,33 @@ pub(crate) async fn run(
             ..SharesOptions::default()
         },
     )?;
+    let bandwidth = Arc::new(Bandwidth::new(config.bandwidth.caps()));
+    let bulk = BulkQueue::new(config.bulk_slots);
+    let plain = config.encryption == Encryption::Off;
+    if plain {
+        tracing::warn!(
+            "encryption is off in config.yaml: public workspaces are served without it to those who ask for that"
+        );
+    }
     let events = Events::new();
     let consent = Consent::open(&arguments.state, events.clone())?;
     let pairing = Pairing::new(identity.clone(), consent.clone());
     let profiles = Arc::new(Profiles::open(&arguments.state));
     let sharing = Sharing::open(
         &arguments.state,
-        Own { identity: identity.clone(), host: host.clone(), port: share_port },
+        Own { identity: identity.clone(), host: host.clone(), port: share_port, plain },
         shares,
         profiles.clone(),
         Arc::new(History::open(&arguments.state)?),
         consent.clone(),
     )?;
-    let neighbours = Neighbours::open(&arguments.state, host.clone(), credentials.clone(), store.clone());
+    let neighbours = Neighbours::open(
+        &arguments.state,
+        host.clone(),
+        credentials.clone(),
+        bandwidth.clone(),
+        store.clone(),
+    );
 
     let options = FetchOptions { deadline: DEADLINE, mapped: MAPPED };
     let (fetcher, begun) = Fetcher::new(store.clone(), neighbours.clone(), options);
@@ -196,6 +213,8 @@ pub(crate) async fn run(
         discovery: discovery.clone(),
         events,
         pairing: pairing.clone(),
+        bulk: bulk.clone(),
+        plain,
         stop,
     });
 
@@ -216,6 +235,7 @@ pub(crate) async fn run(
     // The option says where to announce; who may connect is a matter of what is written.
     let lan = Lan::new(interface_rules(&[], &config.interfaces), config.allow_from);
     let admits = move |peer, own| lan.admits(peer, own);
+    let options = ServeOptions { bandwidth, bulk, plain };
     let service = {
         let (shutdown, mut stopping) = (shutdown(), stopping.clone());
         let served = Arc::new(Service {
@@ -237,7 +257,7 @@ pub(crate) async fn run(
                 _ = stopping.wait_for(|stop| *stop) => return,
             }
             if let Err(error) =
-                twinshare::peer::serve(share_listener, &credentials, served, admits, shutdown).await
+                twinshare::peer::serve(share_listener, &credentials, served, admits, options, shutdown).await
             {
                 tracing::error!(%error, "the share service ended");
             }

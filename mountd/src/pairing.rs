@@ -17,6 +17,9 @@ use crate::consent::Consent;
 /// For so long a code is good.
 const LASTS: Duration = Duration::from_secs(300);
 
+/// Whoever has had an answer proves within this that they know the code: their node does it at once.
+const PROVES: Duration = Duration::from_secs(15);
+
 /// The pairing under way, of which there is one at a time.
 pub(crate) struct Pairing {
     identity: Arc<Identity>,
@@ -64,16 +67,17 @@ impl Pairing {
         let mut changes = self.changed.subscribe();
         loop {
             changes.borrow_and_update();
-            let until = match &*self.open() {
+            let (until, then) = match &*self.open() {
                 Some(open) if open.code == *code => match &open.stage {
                     Stage::Ended(end) => return end.clone(),
-                    _ => open.until,
+                    Stage::Answered(peer, _) => (open.until, PairingEnd::Failed { peer: *peer }),
+                    Stage::Waiting => (open.until, PairingEnd::Expired),
                 },
                 _ => return PairingEnd::Expired,
             };
             tokio::select! {
                 _ = changes.changed() => {}
-                () = tokio::time::sleep_until(until) => return PairingEnd::Expired,
+                () = tokio::time::sleep_until(until) => return then,
             }
         }
     }
@@ -85,7 +89,10 @@ impl Pairing {
         let Stage::Waiting = open.stage else { return Err(Refusal::Denied) };
         let answered = invite(&open.code, self.identity.id(), joiner, message);
         let (stage, reply) = match answered {
-            Ok((reply, invited)) => (Stage::Answered(joiner, invited), Ok(reply)),
+            Ok((reply, invited)) => {
+                open.until = open.until.min(Instant::now() + PROVES);
+                (Stage::Answered(joiner, invited), Ok(reply))
+            }
             Err(_) => (Stage::Ended(PairingEnd::Failed { peer: joiner }), Err(Refusal::Denied)),
         };
         open.stage = stage;
@@ -202,6 +209,11 @@ mod tests {
         assert!(joining.finish(&reply).is_err());
         assert_eq!(ann.prove(EVE, [0; 32]), Err(Refusal::Denied));
         assert_eq!(ann.outcome(&code).await, PairingEnd::Failed { peer: EVE });
+
+        let code = ann.invite().code;
+        ann.answer(EVE, &message).unwrap();
+        let end = tokio::time::timeout(2 * PROVES, ann.outcome(&code)).await.unwrap();
+        assert_eq!(end, PairingEnd::Failed { peer: EVE }, "who proves nothing has used the code up");
 
         let code = ann.invite().code;
         assert_eq!(ann.outcome(&code).await, PairingEnd::Expired, "after five minutes");

@@ -1,6 +1,7 @@
 //! Who lately read what of the workspaces that are shared here.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     num::NonZeroUsize,
     time::Duration,
@@ -21,6 +22,9 @@ const READING: Duration = Duration::from_secs(5);
 
 /// Whoever was sent parts of a workspace is named for so long; most of it will be in the cache still.
 const HOLDING: Duration = Duration::from_secs(3600);
+
+/// So many of them are remembered: of all of them the others learn when they may read no more.
+const REMEMBERED: usize = 1024;
 
 /// When which node asked last.
 type Asked = BTreeMap<NodeId, Instant>;
@@ -46,7 +50,7 @@ impl Readers {
         pieces: &[PieceRequest],
         now: Instant,
     ) -> Vec<NodeId> {
-        note(self.workspaces.entry(workspace).or_default(), reader, HOLDING, now);
+        note(self.workspaces.entry(workspace).or_default(), reader, HOLDING, REMEMBERED, now);
         let slices = pieces.iter().filter_map(|piece| match piece {
             PieceRequest::Slice { slice, .. } => Some(*slice),
             _ => None,
@@ -59,24 +63,26 @@ impl Readers {
                 continue;
             }
             let asked = self.blobs.get_or_insert_mut((workspace, digest), Asked::new);
-            note(asked, reader, READING, now);
+            note(asked, reader, READING, MAX_HOLDERS, now);
             others.get_or_insert_with(|| asked.keys().copied().filter(|node| *node != reader).collect());
         }
         others.unwrap_or_default()
     }
 
-    /// Who was sent parts of the workspace within the last hour.
+    /// Who was sent parts of the workspace within the last hour, the latest first.
     pub(crate) fn holders(&self, workspace: &WorkspaceId, now: Instant) -> Vec<NodeId> {
         let asked = self.workspaces.get(workspace).into_iter().flatten();
-        asked.filter(|(_, at)| now.duration_since(**at) < HOLDING).map(|(node, _)| *node).collect()
+        let mut holders: Vec<_> = asked.filter(|(_, at)| now.duration_since(**at) < HOLDING).collect();
+        holders.sort_by_key(|(node, at)| (Reverse(**at), **node));
+        holders.into_iter().map(|(node, _)| *node).collect()
     }
 }
 
 /// Notes who asks, and forgets who hasn't for `long`; the one that hasn't for longest makes way for more.
-fn note(asked: &mut Asked, reader: NodeId, long: Duration, now: Instant) {
+fn note(asked: &mut Asked, reader: NodeId, long: Duration, most: usize, now: Instant) {
     asked.retain(|_, at| now.duration_since(*at) < long);
     asked.insert(reader, now);
-    if asked.len() > MAX_HOLDERS
+    if asked.len() > most
         && let Some(oldest) = asked.iter().min_by_key(|(_, at)| **at).map(|(node, _)| *node)
     {
         asked.remove(&oldest);
@@ -108,17 +114,19 @@ mod tests {
         assert_eq!(readers.note(WorkspaceId::from_bytes([2; 16]), node(4), &[slice(1)], now), []);
         // Who has stopped isn't named as a reader, but still as a holder.
         assert_eq!(readers.note(LAB, node(5), &[slice(2)], now + READING), []);
-        assert_eq!(readers.holders(&LAB, now + READING), [1, 2, 3, 5].map(node));
+        assert_eq!(readers.holders(&LAB, now + READING), [5, 1, 2, 3].map(node));
         assert_eq!(readers.holders(&LAB, now + HOLDING), [node(5)]);
     }
 
     #[test]
     fn a_crowd_is_not_remembered() {
         let (mut readers, now) = (Readers::new(), Instant::now());
-        for n in 0..100 {
-            readers.note(LAB, node(n), &[slice(1)], now + Duration::from_millis(n.into()));
+        let crowd = |n: usize| NodeId::from_bytes(std::array::from_fn(|at| (n >> (8 * (at % 8))) as u8));
+        for n in 1000..1000 + REMEMBERED + 10 {
+            readers.note(LAB, crowd(n), &[slice(1)], now + Duration::from_micros(n as u64));
         }
-        assert_eq!(readers.holders(&LAB, now).len(), MAX_HOLDERS);
+        let holders = readers.holders(&LAB, now);
+        assert_eq!((holders.len(), holders[0]), (REMEMBERED, crowd(1000 + REMEMBERED + 9)));
         let others = readers.note(LAB, node(200), &[slice(1)], now + Duration::from_secs(1));
         assert_eq!(others.len(), MAX_HOLDERS - 1);
     }

@@ -16,8 +16,9 @@ use twinshare::{
     access::{Access, Right, Rights},
     blob::{Blob, Groups, slices},
     peer::{
-        Capability, Catalogue, ExpectedPieces, Grant, Head, Identity, NodeInfo, OwnerPath, PieceRequest,
-        Refusal, ServeError, ServedWorkspace, SignedHead, VisitRefusal, Visited, WorkspaceInfo,
+        Capability, Catalogue, ExpectedPieces, Grant, Head, Identity, MAX_HOLDERS, MAX_REVOKED, NodeInfo,
+        OwnerPath, PieceRequest, Refusal, ServeError, ServedWorkspace, SignedHead, VisitRefusal, Visited,
+        WorkspaceInfo,
     },
     profile::{Profile, Touched},
     publish::{
@@ -38,6 +39,9 @@ use crate::{
 
 /// What clients without a node may do that know the password.
 const VISITORS: Rights = Rights::of(&[Right::Clone]);
+
+/// How others are told that this node also serves without encryption.
+const PLAIN: &str = "plain-http";
 
 /// Capabilities are given anew so often, in seconds …
 const RENEWED: u64 = 60;
@@ -65,6 +69,9 @@ struct Book {
 struct Shared {
     path: PathBuf,
     name: WorkspaceName,
+    /// Its identity; none in what an earlier version has written.
+    #[serde(default)]
+    id: Option<WorkspaceId>,
     access: Access,
     #[serde(default)]
     retention: Retention,
@@ -87,6 +94,8 @@ pub(crate) struct Own {
     pub(crate) host: HostName,
     /// Where its share service listens.
     pub(crate) port: u16,
+    /// Whether it also serves without encryption.
+    pub(crate) plain: bool,
 }
 
 /// This node as an owner.
@@ -234,7 +243,7 @@ impl Sharing {
     pub(crate) fn share(&self, path: &Path, options: Options) -> Result<Arc<Share>, SharingError> {
         let before = self.book().shares.iter().find(|shared| shared.path == path).cloned();
         let (access, retention) =
-            before.map_or_else(Default::default, |before| (before.access, before.retention));
+            before.as_ref().map_or_else(Default::default, |before| (before.access, before.retention));
         let access = options.access.unwrap_or(access);
         let retention = Retention {
             snapshots: options.snapshots.unwrap_or(retention.snapshots),
@@ -242,46 +251,69 @@ impl Sharing {
         };
         let share = self.shares.add(path, ShareOptions { name: options.name, access, retention })?;
         let (path, name) = (share.root_path().to_path_buf(), share.manifest().name.clone());
-        let shared = Shared { path, name, access, retention };
-        let mut book = self.book();
-        book.shares.retain(|other| other.path != shared.path);
-        book.shares.push(shared);
-        files::write_json(&self.file, &*book)?;
-        drop(book);
+        let shared = Shared { path, name: name.clone(), id: Some(share.id()), access, retention };
+        let kept = self.change(|book| {
+            book.shares.retain(|other| other.path != shared.path);
+            book.shares.push(shared.clone());
+        });
+        if let Err(error) = kept {
+            // What the user is told has failed isn't in force: it is shared as before, or not at all.
+            let undone = match before {
+                Some(Shared { access, retention, .. }) => {
+                    self.shares.add(&shared.path, ShareOptions { name: None, access, retention }).map(drop)
+                }
+                None => self.shares.remove(&name),
+            };
+            if let Err(error) = undone {
+                tracing::warn!(%error, workspace = %name, "a share that can't be kept can't be ended either");
+            }
+            return Err(error.into());
+        }
         self.notify();
         Ok(share)
+    }
+
+    /// Changes the book on disk and then for all to see.
+    fn change(&self, change: impl FnOnce(&mut Book)) -> Result<(), FileError> {
+        let mut book = self.book();
+        let mut changed = Book { shares: book.shares.clone() };
+        change(&mut changed);
+        files::write_json(&self.file, &changed)?;
+        *book = changed;
+        Ok(())
     }
 
     /// Ends the sharing of a workspace, also of one that couldn't be shared again; its folder stays.
     ///
     /// [`PublishError::Unknown`] if there is none of this name.
     pub(crate) fn unshare(&self, name: &WorkspaceName) -> Result<(), SharingError> {
-        let path = match self.find(name) {
-            Some(share) => {
-                self.shares.remove(name)?;
-                self.profiles.forget(&share.id());
-                share.drop_content(&HashSet::new());
-                if let Err(error) = self.history.forget(&share.id()) {
-                    tracing::warn!(%error, "the history of a workspace can't be forgotten");
-                }
-                self.consent.forget(&share.id())?;
-                // In the book it may have another name: that of when it was shared.
-                share.root_path().to_path_buf()
-            }
+        let live = self.find(name);
+        let (path, id) = match &live {
+            // In the book it may have another name: that of when it was shared.
+            Some(share) => (share.root_path().to_path_buf(), Some(share.id())),
             None => {
                 let live: BTreeSet<_> =
                     self.list().iter().map(|share| share.root_path().to_path_buf()).collect();
                 let book = self.book();
                 let mut lost = book.shares.iter().filter(|shared| !live.contains(&shared.path));
                 lost.find(|shared| shared.name == *name)
-                    .map(|shared| shared.path.clone())
+                    .map(|shared| (shared.path.clone(), shared.id))
                     .ok_or_else(|| PublishError::Unknown(name.clone()))?
             }
         };
-        let mut book = self.book();
-        book.shares.retain(|shared| shared.path != path);
-        files::write_json(&self.file, &*book)?;
-        drop(book);
+        // First the disk: what the user is told has ended mustn't come back with the next start.
+        self.change(|book| book.shares.retain(|shared| shared.path != path))?;
+        if let Some(share) = live {
+            self.shares.remove(name)?;
+            share.drop_content(&HashSet::new());
+        }
+        if let Some(id) = id {
+            self.profiles.forget(&id);
+            if let Err(error) = self.history.forget(&id) {
+                tracing::warn!(%error, "the history of a workspace can't be forgotten");
+            }
+            self.consent.forget(&id)?;
+        }
         self.notify();
         Ok(())
     }
@@ -377,10 +409,11 @@ impl Sharing {
             let id = share.id();
             let holders = self.readers().holders(&id, Instant::now());
             let may_read = |node: &NodeId| self.rights(share, Some(*node)).has(Right::Read);
-            let (holders, revoked): (Vec<_>, Vec<_>) = holders.into_iter().partition(may_read);
+            let (holders, mut revoked): (Vec<_>, Vec<_>) = holders.into_iter().partition(may_read);
+            revoked.truncate(MAX_REVOKED);
             Grant {
                 capability: Capability::sign(&self.own.identity, id, reader, issued, issued + VALID),
-                holders: holders.into_iter().filter(|node| *node != reader).collect(),
+                holders: holders.into_iter().filter(|node| *node != reader).take(MAX_HOLDERS).collect(),
                 revoked,
             }
         };
@@ -414,7 +447,7 @@ impl Sharing {
             peer_id: self.own.identity.id(),
             hostname: self.own.host.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            features: Vec::new(),
+            features: self.own.plain.then(|| PLAIN.to_owned()).into_iter().collect(),
             port: self.own.port,
         }
     }

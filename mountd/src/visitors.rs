@@ -1,7 +1,7 @@
 //! Clients without a node, as browsers are, and their passwords.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     num::NonZeroUsize,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -29,12 +29,20 @@ const FREE: u32 = 5;
 /// … and each further one doubles the time until the next try, from a second up to this.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// So many wrong passwords for one workspace, from wherever they come, are looked at …
+const TOGETHER: u32 = 60;
+
+/// … within this time: then none is until it's over, but those that are known.
+const WINDOW: Duration = Duration::from_secs(60);
+
 /// Checks passwords, but not as often as anybody likes.
 pub(crate) struct Visitors {
     /// Keyed hashes of what was right, with the stored hash that it was right for, and until when that is believed.
     known: Mutex<LruCache<blake3::Hash, Instant>>,
     key: [u8; 32],
     mistakes: Mutex<LruCache<IpAddr, Mistakes>>,
+    /// Since when so many wrong ones came for a workspace, by its stored hash.
+    together: Mutex<LruCache<String, (Instant, u32)>>,
 }
 
 /// What went wrong from an address.
@@ -52,6 +60,7 @@ impl Visitors {
             known: Mutex::new(LruCache::new(cache(MOST_KNOWN))),
             key: rand::random(),
             mistakes: Mutex::new(LruCache::new(cache(ADDRESSES))),
+            together: Mutex::new(LruCache::new(cache(MOST_KNOWN))),
         }
     }
 
@@ -71,24 +80,52 @@ impl Visitors {
         if lock(&self.known).get(&hash).is_some_and(|until| now < *until) {
             return Ok(());
         }
-        if let Some(mistakes) = lock(&self.mistakes).get(&from)
-            && let Some(left) = mistakes.until.checked_duration_since(now).filter(|left| !left.is_zero())
-        {
-            return Err(VisitRefusal::Wait(left.as_secs() + 1));
+        let from = network_of(from);
+        self.count_try(stored, from, now).map_err(|left| VisitRefusal::Wait(left.as_secs() + 1))?;
+        if !is_right(stored, password) {
+            return Err(VisitRefusal::Password);
         }
-        if is_right(stored, password) {
-            lock(&self.known).put(hash, now + KNOWN);
-            lock(&self.mistakes).pop(&from);
-            return Ok(());
+        lock(&self.known).put(hash, now + KNOWN);
+        lock(&self.mistakes).pop(&from);
+        if let Some((_, count)) = lock(&self.together).get_mut(stored) {
+            *count = count.saturating_sub(1);
         }
+        Ok(())
+    }
+
+    /// Counts a try as a mistake until it turns out to be none, so that many at once are no way around. The error says how
+    /// long none may be made.
+    fn count_try(&self, stored: &str, from: IpAddr, now: Instant) -> Result<(), Duration> {
+        let wait = |until: Instant| until.checked_duration_since(now).filter(|left| !left.is_zero());
         let mut all = lock(&self.mistakes);
         let mistakes = all.get_or_insert_mut(from, || Mistakes { count: 0, until: now });
+        if let Some(left) = wait(mistakes.until) {
+            return Err(left);
+        }
+        let mut together = lock(&self.together);
+        let (since, count) = together.get_or_insert_mut(stored.to_owned(), || (now, 0));
+        if wait(*since + WINDOW).is_none() {
+            (*since, *count) = (now, 0);
+        }
+        if *count >= TOGETHER {
+            return Err(wait(*since + WINDOW).unwrap_or_default());
+        }
+        *count += 1;
         mistakes.count = mistakes.count.saturating_add(1);
         if mistakes.count > FREE {
             let wait = Duration::from_secs(1 << (mistakes.count - FREE - 1).min(16));
             mistakes.until = now + wait.min(LONGEST);
         }
-        Err(VisitRefusal::Password)
+        Ok(())
+    }
+}
+
+/// Whose mistakes are counted together: one machine has as many addresses of its IPv6 network as it likes.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => Ipv6Addr::from_bits(0xfe80 << 112).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -141,5 +178,35 @@ mod tests {
         let new = hashed("new").unwrap();
         assert_eq!(visitors.check(&new, Some("secret"), there, at(3)), Err(VisitRefusal::Password));
         assert_eq!(visitors.check("nonsense", Some("secret"), there, at(3)), Err(VisitRefusal::Password));
+    }
+    #[test]
+    fn many_addresses_are_no_more_tries() {
+        let (visitors, stored, now) = (Visitors::new(), hashed("secret").unwrap(), Instant::now());
+        let guess = |from: &str, at| visitors.check(&stored, Some("wrong"), from.parse().unwrap(), at);
+        for host in 1..=FREE + 1 {
+            assert_eq!(guess(&format!("2001:db8::{host}"), now), Err(VisitRefusal::Password));
+            assert_eq!(guess(&format!("fe80::{host}:1"), now), Err(VisitRefusal::Password));
+        }
+        assert_eq!(guess("2001:db8::ffff", now), Err(VisitRefusal::Wait(2)), "of one network");
+        assert_eq!(guess("fe80:1::1", now), Err(VisitRefusal::Wait(2)));
+        for network in 1..=TOGETHER - 2 * (FREE + 1) {
+            assert_eq!(guess(&format!("2001:db8:{network}::1"), now), Err(VisitRefusal::Password));
+        }
+        assert_eq!(guess("10.0.0.1", now), Err(VisitRefusal::Wait(61)), "for one workspace");
+        let other = hashed("other").unwrap();
+        assert_eq!(visitors.check(&other, Some("other"), "10.0.0.1".parse().unwrap(), now), Ok(()));
+        assert_eq!(guess("10.0.0.1", now + WINDOW), Err(VisitRefusal::Password));
+    }
+
+    #[test]
+    fn tries_at_the_same_time_are_counted_each() {
+        let (visitors, stored, now) = (Visitors::new(), hashed("secret").unwrap(), Instant::now());
+        let from = "10.0.0.1".parse().unwrap();
+        let looked_at = std::thread::scope(|scope| {
+            let guess = || visitors.check(&stored, Some("wrong"), from, now) == Err(VisitRefusal::Password);
+            let guesses: Vec<_> = (0..12).map(|_| scope.spawn(guess)).collect();
+            guesses.into_iter().map(|guess| guess.join().unwrap()).filter(|looked| *looked).count()
+        });
+        assert_eq!(looked_at, FREE as usize + 1);
     }
 }

@@ -114,6 +114,19 @@ pub enum Deed {
     Unpaired,
 }
 
+/// A node that is being sent something in bulk, or waits to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BulkTurn {
+    /// The node; none is a client without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<NodeId>,
+    /// Its host's name, or its address where that isn't known.
+    pub host: String,
+    /// How many come before it; none while it's being served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u32>,
+}
+
 /// A line of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 use super::{
-    AccessReport, AccessRequest, AuditEntry, CacheReport, Decision, Endpoint, EndpointError, Event,
+    AccessReport, AccessRequest, AuditEntry, BulkTurn, CacheReport, Decision, Endpoint, EndpointError, Event,
     FileEntry, FilePath, Finding, GrantRequest, Groups, Host, Invitation, Join, JoinRequest, Judgement,
     LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, PasswordRequest, Peer,
     PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
@@ -190,6 +190,11 @@ impl Client {
     pub async fn set_group(&self, name: &Group, members: &BTreeSet<NodeId>) -> Result<(), ClientError> {
         let url = self.url(&["groups", &name.to_string()]);
         self.send(Method::PUT, url, Some(members), Some(PATIENCE)).await.map(drop)
+    }
+
+    /// Who is being sent something in bulk, and who waits, in the order of their turns.
+    pub async fn transfers(&self) -> Result<Vec<BulkTurn>, ClientError> {
+        self.get(&["transfers"]).await
     }
 
     /// The newest lines of the audit log, the oldest of them first.

@@ -3,10 +3,10 @@ use std::{collections::BTreeSet, future::Future};
 use futures_util::stream::BoxStream;
 
 use super::{
-    AccessReport, AccessRequest, AuditEntry, CacheReport, Decision, Event, FileEntry, FilePath, Finding,
-    GrantRequest, Groups, Host, Invitation, JoinRequest, LaunchPlan, LaunchRequest, LayerChange, MergeReport,
-    PairingEnd, PasswordRequest, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText, Share,
-    ShareRequest, SnapshotInfo, Status,
+    AccessReport, AccessRequest, AuditEntry, BulkTurn, CacheReport, Decision, Event, FileEntry, FilePath,
+    Finding, GrantRequest, Groups, Host, Invitation, JoinRequest, LaunchPlan, LaunchRequest, LayerChange,
+    MergeReport, PairingEnd, PasswordRequest, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport,
+    RawText, Share, ShareRequest, SnapshotInfo, Status,
 };
 use crate::{
     access::Group,
@@ -100,6 +100,9 @@ pub trait Control: Send + Sync + 'static {
         name: Group,
         members: BTreeSet<NodeId>,
     ) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// Who is being sent something in bulk, and who waits, in the order of their turns.
+    fn transfers(&self) -> impl Future<Output = Vec<BulkTurn>> + Send;
 
     /// The newest lines of the audit log, the oldest of them first.
     fn audit(&self) -> impl Future<Output = Result<Vec<AuditEntry>, Problem>> + Send;

@@ -21,8 +21,8 @@ mod text;
 mod types;
 
 pub use access::{
-    AccessReport, AuditEntry, Deed, GrantEntry, GrantRequest, Groups, Invitation, JoinRequest, PairingEnd,
-    PasswordRequest,
+    AccessReport, AuditEntry, BulkTurn, Deed, GrantEntry, GrantRequest, Groups, Invitation, JoinRequest,
+    PairingEnd, PasswordRequest,
 };
 pub use address::{AddressError, PeerAddress};
 pub use cache::{CacheReport, CacheUse, CachedWorkspace, Pin, PinState, PrefetchStep, Transfer};

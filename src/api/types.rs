@@ -32,6 +32,8 @@ pub struct Status {
     pub peers_online: u64,
     /// What its content store takes.
     pub cache: CacheUse,
+    /// Whether everything that it sends to others is encrypted.
+    pub encryption: bool,
     /// Seconds since it started.
     pub uptime_s: u64,
 }

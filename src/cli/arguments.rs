@@ -165,6 +165,14 @@ Example:
         peer: String,
     },
 
+    /// Show who is being sent much at a time, and who waits for a turn
+    #[command(after_help = "\
+What is fetched ahead of need takes turns, so that it keeps nobody from what they wait for. How many at a time is bulk_slots in config.yaml.
+
+Example:
+  twinshare transfers")]
+    Transfers(Format),
+
     /// Show who was let in, refused and shut out, and when
     #[command(after_help = "\
 The newest 1000 lines. The log itself is audit.jsonl in the state folder.

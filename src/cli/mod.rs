@@ -114,6 +114,7 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         // Clap sees to it that this isn't so.
         Verb::Pair { .. } => return Err(Failure::new("the code is missing")),
         Verb::Unpair { peer } => pair::unpair(&session, &peer).await?.into(),
+        Verb::Transfers(format) => share::transfers(&session, format.json).await?.into(),
         Verb::Audit(format) => access::audit(&session, format.json).await?.into(),
         Verb::Id(format) => id::id(&session, format.json).await?.into(),
         Verb::Cache(options) => match options.verb {

@@ -253,6 +253,10 @@ pub(super) async fn status(session: &Session, as_json: bool) -> Result<String, F
         ("version", status.version),
         ("mount", format!("{}{}", status.mount, if status.mounted { "" } else { " (doesn't answer)" })),
         ("share service", format!("port {}", status.share_port)),
+        (
+            "encryption",
+            if status.encryption { "on" } else { "off for those who ask for it (config.yaml)" }.to_owned(),
+        ),
         ("shares", format!("{} workspaces", status.workspaces_shared)),
         ("peers online", status.peers_online.to_string()),
         ("cache", format!("{} of {}", size(status.cache.used), size(status.cache.limit))),

@@ -2,7 +2,7 @@ use std::{ffi::OsStr, fs};
 
 use twinshare::{
     access::Access,
-    api::{AccessRequest, Client, Decision, Share, ShareRequest},
+    api::{AccessRequest, BulkTurn, Client, Decision, Share, ShareRequest},
     types::NodeId,
 };
 
@@ -139,6 +139,28 @@ pub(super) async fn requests(session: &Session, as_json: bool) -> Result<String,
     let columns = ["WORKSPACE", "HOST", "ADDRESS", "FINGERPRINT", "PEER", "WANTS TO"]
         .map(|heading| (heading, Side::Left));
     Ok(table(columns, &requests.iter().map(row).collect::<Vec<_>>()))
+}
+
+pub(super) async fn transfers(session: &Session, as_json: bool) -> Result<String, Failure> {
+    let turns = session.client()?.transfers().await?;
+    if as_json {
+        return json(&turns);
+    }
+    if turns.is_empty() {
+        return Ok("nobody fetches ahead of need from here at present\n".to_owned());
+    }
+    let row = |turn: &BulkTurn| {
+        let position = turn.position.map_or_else(
+            || "under way".to_owned(),
+            |before| match before {
+                0 => "next".to_owned(),
+                before => format!("after {before} others"),
+            },
+        );
+        [turn.host.clone(), position]
+    };
+    let columns = ["PEER", "TURN"].map(|heading| (heading, Side::Left));
+    Ok(table(columns, &turns.iter().map(row).collect::<Vec<_>>()))
 }
 
 pub(super) async fn decide(session: &Session, whom: Whom, decision: Decision) -> Result<String, Failure> {

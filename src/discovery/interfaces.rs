@@ -45,6 +45,11 @@ impl Interface {
             .or(of_family().next())
     }
 
+    /// Whether `address` is one of the interface's own.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|(own, _)| *own == address)
+    }
+
     /// Whether `address` is reached over this interface without a router.
     pub(super) fn on_link(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|&(own, prefix)| match (own, address) {

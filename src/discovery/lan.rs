@@ -13,6 +13,9 @@ use super::interfaces::{Interface, InterfaceRules, is_used, scan};
 /// The machine's interfaces are looked at again after this time.
 const FRESH: Duration = Duration::from_secs(2);
 
+/// If one came to an address that isn't known, they are looked at again after this.
+const HURRIED: Duration = Duration::from_millis(100);
+
 /// Judges connections by the addresses of their ends.
 #[derive(Debug)]
 pub struct Lan {
@@ -31,7 +34,11 @@ impl Lan {
     /// link-local or unique-local address, one on the network of one of the machine's interfaces, or one that was allowed.
     pub fn admits(&self, peer: IpAddr, own: IpAddr) -> bool {
         let mut known = self.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_fresh = |(at, _): &(Instant, Vec<Interface>)| at.elapsed() < FRESH;
+        // An address that no interface is known to have came up a moment ago.
+        let own = own.to_canonical();
+        let is_fresh = |(at, found): &(Instant, Vec<Interface>)| {
+            at.elapsed() < if found.iter().any(|it| it.has(own)) { FRESH } else { HURRIED }
+        };
         if !known.as_ref().is_some_and(is_fresh) {
             match scan() {
                 Ok(found) => *known = Some((Instant::now(), found)),
@@ -39,16 +46,22 @@ impl Lan {
             }
         }
         let interfaces = known.as_ref().map_or(&[][..], |(_, found)| found);
-        self.admits_on(interfaces, peer.to_canonical(), own.to_canonical())
+        self.admits_on(interfaces, peer.to_canonical(), own)
     }
 
     fn admits_on(&self, interfaces: &[Interface], peer: IpAddr, own: IpAddr) -> bool {
         if peer.is_loopback() {
             return true;
         }
-        let has_own = |it: &&Interface| it.addresses.iter().any(|(address, _)| *address == own);
-        // An address that no interface is known to have came up a moment ago.
-        if interfaces.iter().find(has_own).is_some_and(|it| !is_used(&it.name, &self.rules)) {
+        // A machine answers for all its addresses on every network: so both ends must be on an interface that may be used, as
+        // far as the other end is on any. Where nothing is known of the interfaces, none may be used that isn't all of them.
+        let is_used = |it: &Interface| is_used(&it.name, &self.rules);
+        let came_to = interfaces.iter().find(|it| it.has(own));
+        let mut came_from = interfaces.iter().filter(|it| it.on_link(peer)).peekable();
+        let is_ruled = !self.rules.allow.is_empty() || !self.rules.deny.is_empty();
+        if is_ruled
+            && (!came_to.is_some_and(is_used) || (came_from.peek().is_some() && !came_from.any(is_used)))
+        {
             return false;
         }
         is_local(peer)
@@ -113,10 +126,14 @@ mod tests {
         }
         let rules = InterfaceRules { allow: Vec::new(), deny: vec!["wlan*".to_owned()] };
         let wired = Lan::new(rules, Vec::new());
-        assert!(admits(&wired, "10.9.9.9", "198.51.100.7") && !admits(&wired, "10.9.9.9", "10.0.0.7"));
+        assert!(admits(&wired, "192.168.9.9", "198.51.100.7") && !admits(&wired, "192.168.9.9", "10.0.0.7"));
+        assert!(!admits(&wired, "10.9.9.9", "198.51.100.7"), "from the denied network to another address");
+        assert!(!admits(&wired, "192.168.9.9", "192.0.2.1"), "of an interface that nothing is known of");
+        assert!(!wired.admits_on(&[], "192.168.9.9".parse().unwrap(), "198.51.100.7".parse().unwrap()));
         let rules = InterfaceRules { allow: vec!["wlan0".to_owned()], deny: Vec::new() };
         let wireless = Lan::new(rules, Vec::new());
         assert!(!admits(&wireless, "10.9.9.9", "198.51.100.7") && admits(&wireless, "10.9.9.9", "10.0.0.7"));
+        assert!(!admits(&wireless, "198.51.100.9", "10.0.0.7"));
         assert!(admits(&wireless, "127.0.0.1", "127.0.0.1"));
         // Written as IPv6, an address is the same.
         let mapped = Lan::new(InterfaceRules::default(), Vec::new());

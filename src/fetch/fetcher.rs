@@ -10,7 +10,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::mpsc;
 
 use super::{
-    holder::{Holders, Piece, Refused, Want},
+    holder::{Holders, Piece, Refused, Urgency, Want},
     job::Budget,
     lane::Lane,
     likeness::{Likenesses, Making},
@@ -304,7 +304,7 @@ impl Fetcher {
                 Ok(_) => {}
                 Err(why) => answer = Some(Err(why.into())),
             };
-            let result = holder.fetch(workspace, &want, 1, &mut sink).await;
+            let result = holder.fetch(workspace, &want, Urgency { awaited: 1, bulk: false }, &mut sink).await;
             if let Err(error) = &result {
                 tracing::debug!(%error, "reading a pending file failed");
             }

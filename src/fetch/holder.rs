@@ -110,15 +110,23 @@ pub enum HolderError {
 /// Takes what a holder sends: for each piece the position of its want in the request.
 pub type Sink<'a> = &'a mut (dyn FnMut(usize, Result<Piece, Refused>) + Send);
 
+/// How urgent a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Urgency {
+    /// Somebody waits for so many of what is asked for, the first ones.
+    pub awaited: usize,
+    /// Whether all of it is fetched ahead of need: then others go before.
+    pub bulk: bool,
+}
+
 /// Somebody from whom content can be fetched.
 pub trait Holder: Send + Sync {
-    /// Asks for `wants` and passes what comes to `sink`, in any order, as it arrives. Somebody waits for the first
-    /// `awaited` of them.
+    /// Asks for `wants` and passes what comes to `sink`, in any order, as it arrives.
     fn fetch<'a>(
         &'a self,
         workspace: &'a WorkspaceId,
         wants: &'a [Want],
-        awaited: usize,
+        urgency: Urgency,
         sink: Sink<'a>,
     ) -> BoxFuture<'a, Result<(), HolderError>>;
 }

@@ -1,6 +1,6 @@
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::{sync::watch, time::Instant};
@@ -31,13 +31,21 @@ pub(super) struct Job {
     pub(super) anew: bool,
     pub(super) since: Instant,
     stage: watch::Sender<Stage>,
+    /// Whether it's under way in a bulk request, and in no other.
+    bulk: AtomicBool,
     /// What it takes of the budget for what nobody waits for yet.
     _ahead: Option<Reserved>,
 }
 
 impl Job {
     pub(super) fn new(want: Want, anew: bool, ahead: Option<Reserved>) -> Arc<Self> {
-        Arc::new(Self { want, anew, since: Instant::now(), stage: watch::Sender::default(), _ahead: ahead })
+        let (stage, bulk) = (watch::Sender::default(), AtomicBool::new(false));
+        Arc::new(Self { want, anew, since: Instant::now(), stage, bulk, _ahead: ahead })
+    }
+
+    /// Notes whether it's under way in a bulk request alone; gives what was noted before.
+    pub(super) fn set_bulk(&self, bulk: bool) -> bool {
+        self.bulk.swap(bulk, Ordering::Relaxed)
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{
-    holder::{Holder, HolderError, Holders, Piece, Refused, Want},
+    holder::{Holder, HolderError, Holders, Piece, Refused, Urgency, Want},
     job::{Budget, Job, Ticket},
     keeping::Keeping,
     likeness::Likenesses,
@@ -41,6 +41,9 @@ const REQUEST_PIECES: usize = 1024;
 
 /// Bytes in a second that an answer must bring at least, beyond the deadline: below that nobody can work with it.
 const SLOWEST: u64 = 1_000_000;
+
+/// How long a bulk request may take: nobody is kept from anything by it, and a holder that has gone is noticed otherwise.
+const BULK_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// The pause before holders that couldn't be reached are asked again; it doubles each time …
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -284,19 +287,20 @@ impl Lane {
     }
 
     /// Carries out batches until there's nothing left to ask.
-    async fn run(self: Arc<Self>, mut batch: Vec<Arc<Job>>) {
+    async fn run(self: Arc<Self>, mut batch: Batch) {
         loop {
             let begun = Instant::now();
             // A panic ends this request, but neither the ones queued behind it nor the wait for its jobs.
             let _ = AssertUnwindSafe(self.request(&batch)).catch_unwind().await;
             tracing::trace!(
-                pieces = batch.len(),
-                bytes = batch.iter().map(|job| job.want.cost()).sum::<u64>(),
-                first = ?batch.first().map(|job| &job.want),
+                pieces = batch.jobs.len(),
+                bytes = batch.jobs.iter().map(|job| job.want.cost()).sum::<u64>(),
+                first = ?batch.jobs.first().map(|job| &job.want),
+                bulk = batch.bulk,
                 took = ?begun.elapsed(),
                 "a request ended"
             );
-            for job in &batch {
+            for job in &batch.jobs {
                 self.finish(job, Err(SourceError::Failed("the fetch was given up".into())));
             }
             let mut state = self.state();
@@ -313,12 +317,15 @@ impl Lane {
 
     /// Asks one holder after the other until every job of the batch has an outcome, and again after a pause if one of
     /// them couldn't be reached and somebody still waits.
-    async fn request(self: &Arc<Self>, batch: &[Arc<Job>]) {
+    async fn request(self: &Arc<Self>, batch: &Batch) {
+        let Batch { jobs: batch, bulk } = batch;
         for job in batch.iter().filter(|job| self.is_held(job)) {
             self.finish(job, Ok(None));
         }
         let cost: u64 = batch.iter().map(|job| job.want.cost()).sum();
-        let limit = Instant::now() + self.deadline + Duration::from_secs(cost.div_ceil(SLOWEST));
+        // In bulk others go before, for as long as the holder says so.
+        let patience = if *bulk { BULK_PATIENCE } else { self.deadline };
+        let limit = Instant::now() + patience + Duration::from_secs(cost.div_ceil(SLOWEST));
         let mut pause = FIRST_PAUSE;
         loop {
             let holders = self.holders.holders(&self.workspace);
@@ -329,7 +336,7 @@ impl Lane {
                 if open.is_empty() {
                     return;
                 }
-                nobody = self.ask(&*holder, &mut open, limit).await == Err(HolderError::Nobody);
+                nobody = self.ask(&*holder, &mut open, *bulk, limit).await == Err(HolderError::Nobody);
             }
             let mut again = false;
             for Asked { job, failure } in open.iter_mut().filter(|asked| asked.job.is_open()) {
@@ -368,6 +375,7 @@ impl Lane {
         self: &Arc<Self>,
         holder: &dyn Holder,
         open: &mut [Asked],
+        bulk: bool,
         limit: Instant,
     ) -> Result<(), HolderError> {
         let jobs: Vec<Arc<Job>> = open.iter().map(|asked| asked.job.clone()).collect();
@@ -383,7 +391,7 @@ impl Lane {
                 }
             }
         };
-        let fetch = holder.fetch(&self.workspace, &wants, awaited, &mut sink);
+        let fetch = holder.fetch(&self.workspace, &wants, Urgency { awaited, bulk }, &mut sink);
         let result = tokio::time::timeout_at(limit, fetch).await;
         let result = result.unwrap_or_else(|_| Err(HolderError::Unreachable("it takes too long".into())));
         let kept = keeping.done().await;
@@ -466,13 +474,17 @@ impl State {
                 return;
             }
         }
+        // Its request may wait for its turn at the owner: then it's asked for once more, and what comes first counts.
+        if job.set_bulk(false) {
+            self.demand.push_back(job.clone());
+        }
     }
 
     /// What the next request asks for while there's room for so many: all demand that fits, then readahead, then what launches
     /// read before, then bulk. What came in another answer, and what nobody waits for any more, is left out. The last request
     /// is kept for demand, the one before it from bulk.
-    fn next_batch(&mut self, room: usize) -> Option<Vec<Arc<Job>>> {
-        let mut batch = Vec::new();
+    fn next_batch(&mut self, room: usize) -> Option<Batch> {
+        let (mut batch, mut bulk) = (Vec::new(), false);
         let mut bytes = 0;
         for (class, kept) in [(Class::Demand, 0), (Class::Readahead, 1), (Class::Launch, 1), (Class::Bulk, 2)]
         {
@@ -494,14 +506,23 @@ impl State {
                 let Some(job) = queue.pop_front() else { break };
                 if wanted {
                     bytes += cost;
+                    bulk = class == Class::Bulk && (bulk || batch.is_empty());
+                    job.set_bulk(bulk);
                     batch.push(job);
                 } else {
                     self.open.remove(&job);
                 }
             }
         }
-        (!batch.is_empty()).then_some(batch)
+        (!batch.is_empty()).then_some(Batch { jobs: batch, bulk })
     }
+}
+
+/// What goes into one request.
+struct Batch {
+    jobs: Vec<Arc<Job>>,
+    /// Whether all of it is bulk.
+    bulk: bool,
 }
 
 impl Open {

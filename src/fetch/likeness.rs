@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::holder::{Holders, Piece, Refused, Want};
+use super::holder::{Holders, Piece, Refused, Urgency, Want};
 use crate::{
     blob::{
         Blob, Chunk, ChunkList, GROUP, Groups, Outline, ReadAt, WINDOW, count, ranges, window_groups, windows,
@@ -236,7 +236,9 @@ impl Likenesses {
                     outline = Some(piece);
                 }
             };
-            if let Err(error) = holder.fetch(&likeness.workspace, &want, 1, &mut sink).await {
+            if let Err(error) =
+                holder.fetch(&likeness.workspace, &want, Urgency { awaited: 1, bulk: false }, &mut sink).await
+            {
                 tracing::debug!(%error, "asking for an outline failed");
             }
             if outline.is_some() {

@@ -21,7 +21,7 @@ mod tests;
 
 pub use bulk::{BulkError, Observer, Progress};
 pub use fetcher::{FetchOptions, Fetcher};
-pub use holder::{Holder, HolderError, Holders, Piece, Refused, Sink, Want};
+pub use holder::{Holder, HolderError, Holders, Piece, Refused, Sink, Urgency, Want};
 pub use recorder::{Launch, Recorder};
 pub use source::{FileContent, Source, SourceError, Surroundings};
 pub use tally::Counts;

@@ -164,7 +164,7 @@ impl Holder for Owner {
         &'a self,
         _: &'a WorkspaceId,
         wants: &'a [Want],
-        _: usize,
+        _: Urgency,
         sink: Sink<'a>,
     ) -> BoxFuture<'a, Result<(), HolderError>> {
         async move {

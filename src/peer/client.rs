@@ -8,6 +8,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
+    bandwidth::{Bandwidth, Meter},
     capability::Capability,
     line::{LineError, Lines, Stream},
     pairing::{Joining, NotPaired, PairingCode, Reply},
@@ -15,7 +16,8 @@ use super::{
     tls::{Credentials, CredentialsError, Expected, Found, ServerVerifier},
     wire::{
         BatchRequest, Catalogue, EditOutcome, Grant, HOLDERS_HEADER, MAX_BATCH, MAX_EDIT, MAX_HOLDERS,
-        MAX_JSON, MAX_TAG, MAX_WAIT, MAX_WORKSPACES, NodeInfo, PairRequest, PieceRequest, WorkspaceInfo,
+        MAX_JSON, MAX_REVOKED, MAX_TAG, MAX_WAIT, MAX_WORKSPACES, NodeInfo, PairRequest, PieceRequest,
+        WorkspaceInfo,
     },
 };
 use crate::{
@@ -141,6 +143,9 @@ pub enum PeerError {
 pub struct PeerClient {
     http: reqwest::Client,
     lines: Arc<Lines>,
+    /// Those of bulk requests, whose answers the owner sends so that little of them is on its way at a time.
+    bulk_lines: Arc<Lines>,
+    meter: Meter,
     node: NodeId,
     address: SocketAddr,
     idle: Duration,
@@ -171,6 +176,7 @@ impl PeerClient {
     /// connection must stand within three seconds.
     pub async fn connect(
         credentials: &Credentials,
+        bandwidth: &Bandwidth,
         addresses: &[SocketAddr],
         expected: Expected,
         idle: Duration,
@@ -182,7 +188,10 @@ impl PeerClient {
         loop {
             if attempts.is_empty() || Instant::now() >= next {
                 match rest.next() {
-                    Some(address) => attempts.push(Self::attempt(credentials, *address, expected, idle)),
+                    Some(address) => {
+                        let meter = bandwidth.meter(address.ip());
+                        attempts.push(Self::attempt(credentials, meter, *address, expected, idle));
+                    }
                     None if attempts.is_empty() => return Err(failure),
                     None => {}
                 }
@@ -208,13 +217,15 @@ impl PeerClient {
 
     async fn attempt(
         credentials: &Credentials,
+        meter: Meter,
         address: SocketAddr,
         expected: Expected,
         idle: Duration,
     ) -> Result<Self, PeerError> {
         let verifier = ServerVerifier::new(credentials, expected);
         let config = credentials.client_config(Arc::clone(&verifier))?;
-        let lines = Lines::new(address, config.clone()).map_err(CredentialsError::new)?;
+        let lines = Lines::new(address, config.clone(), meter.clone()).map_err(CredentialsError::new)?;
+        let bulk_lines = Lines::new(address, config.clone(), meter.clone()).map_err(CredentialsError::new)?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(config)
             .resolve(HOST, address)
@@ -230,7 +241,8 @@ impl PeerClient {
             .map_err(|source| PeerError::Unreachable { address, source: source.into() })?;
         // The id is proved only when the request has gone through; until then it stands for nothing.
         let unproved = NodeId::from_bytes([0; 32]);
-        let mut client = Self { http, lines: Arc::new(lines), node: unproved, address, idle };
+        let (lines, bulk_lines) = (Arc::new(lines), Arc::new(bulk_lines));
+        let mut client = Self { http, lines, bulk_lines, meter, node: unproved, address, idle };
         let result = client.send(client.http.get(client.url("node")), CONNECT + idle).await;
         let found = verifier.found();
         match (result, found, expected) {
@@ -313,7 +325,8 @@ impl PeerClient {
         }
         for Grant { capability, holders, revoked } in &catalogue.grants {
             let own = capability.owner == self.node && ids.contains(&capability.workspace);
-            if !own || capability.verify().is_err() || holders.len().max(revoked.len()) > MAX_HOLDERS {
+            let crowded = holders.len() > MAX_HOLDERS || revoked.len() > MAX_REVOKED;
+            if !own || capability.verify().is_err() || crowded {
                 return Err(self.misbehaved(format!("its grant for {} isn't right", capability.workspace)));
             }
         }
@@ -326,7 +339,16 @@ impl PeerClient {
         workspace: WorkspaceId,
         pieces: Vec<PieceRequest>,
     ) -> Result<Answer, PeerError> {
-        self.ask(BatchRequest { workspace, pieces, capability: None }).await
+        self.ask(BatchRequest { workspace, pieces, capability: None, bulk: false }).await
+    }
+
+    /// Like [`Self::batch`], but ahead of need: what others wait for goes before, and the answer may take its time.
+    pub async fn batch_ahead(
+        &self,
+        workspace: WorkspaceId,
+        pieces: Vec<PieceRequest>,
+    ) -> Result<Answer, PeerError> {
+        self.ask(BatchRequest { workspace, pieces, capability: None, bulk: true }).await
     }
 
     /// Asks for pieces of a workspace that is another's, who gave the capability.
@@ -336,7 +358,7 @@ impl PeerClient {
         pieces: Vec<PieceRequest>,
     ) -> Result<Answer, PeerError> {
         let workspace = capability.workspace;
-        self.ask(BatchRequest { workspace, pieces, capability: Some(capability) }).await
+        self.ask(BatchRequest { workspace, pieces, capability: Some(capability), bulk: false }).await
     }
 
     /// What a launch of the workspace reads that begins with the program at this path; empty if nobody has told.
@@ -405,6 +427,14 @@ impl PeerClient {
         }
         head[..4].copy_from_slice(&(length as u32).to_be_bytes());
         let head = futures_util::stream::once(std::future::ready(Ok(Bytes::from(head))));
+        let meter = self.meter.clone();
+        let content = futures_util::StreamExt::then(content, move |bytes| {
+            let meter = meter.clone();
+            async move {
+                meter.sent(bytes.as_ref().map_or(0, Bytes::len)).await;
+                bytes
+            }
+        });
         let body = reqwest::Body::wrap_stream(futures_util::StreamExt::chain(head, content));
         let request = self.http.post(self.url(&format!("edits?workspace={workspace}"))).body(body);
         self.json(self.send(request, EDITING).await?).await
@@ -421,9 +451,10 @@ impl PeerClient {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body.into()))
             .map_err(|error| PeerError::Request(error.to_string()))?;
-        let (line, response) = self.lines.post(post, self.idle).await?;
+        let lines = if request.bulk { &self.bulk_lines } else { &self.lines };
+        let (line, response) = lines.post(post, self.idle).await?;
         let (response, body) = response.into_parts();
-        let stream = Stream { lines: self.lines.clone(), line, body };
+        let stream = Stream { lines: lines.clone(), line, body };
         if response.status != StatusCode::OK {
             let body = timeout(self.idle, stream.whole(MAX_JSON)).await.ok().flatten();
             return Err(
@@ -434,7 +465,7 @@ impl PeerClient {
         let holders = response.headers.get(HOLDERS_HEADER).and_then(|names| names.to_str().ok());
         let holders = holders.into_iter().flat_map(|names| names.split(',')).take(MAX_HOLDERS);
         let holders = holders.filter_map(|id| id.parse().ok()).collect();
-        Ok(Answer::new(self.node, self.address, self.idle, stream, request.pieces, holders))
+        Ok(Answer::new(self.node, self.address, self.idle, stream, request.pieces, request.bulk, holders))
     }
 
     #[cfg(test)]

@@ -37,6 +37,8 @@ pub(super) enum Kind {
     Pending,
     /// The outline of a window.
     Outline,
+    /// No payload: before the answer to a bulk request begins, so many others have their turn as the index says.
+    Waiting,
     /// A refusal, without payload: the owner doesn't have it.
     Unknown,
     /// A refusal, without payload: the file has changed since.
@@ -56,6 +58,7 @@ impl Kind {
             Self::Slice => 3,
             Self::Pending => 4,
             Self::Outline => 5,
+            Self::Waiting => 6,
             Self::Unknown => 16,
             Self::Changed => 17,
             Self::Failed => 18,
@@ -71,6 +74,7 @@ impl Kind {
             3 => Self::Slice,
             4 => Self::Pending,
             5 => Self::Outline,
+            6 => Self::Waiting,
             16 => Self::Unknown,
             17 => Self::Changed,
             18 => Self::Failed,
@@ -82,7 +86,7 @@ impl Kind {
     /// The longest payload, in bytes, before compression.
     fn limit(self) -> u64 {
         match self {
-            Self::End | Self::Unknown | Self::Changed | Self::Failed | Self::Denied => 0,
+            Self::End | Self::Waiting | Self::Unknown | Self::Changed | Self::Failed | Self::Denied => 0,
             Self::Trees => (MAX_OBJECT + BUNDLE_LENGTH) as u64,
             Self::Blob => WHOLE_MAX,
             Self::Slice => slice_limit(MAX_RANGE / GROUP),

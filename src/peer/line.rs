@@ -21,7 +21,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::client::{CONNECT, HOST, POOL_IDLE, PeerError};
+use super::{
+    bandwidth::{Meter, Metered},
+    client::{CONNECT, HOST, POOL_IDLE, PeerError},
+};
 
 /// What a connection says when it fails.
 pub(super) type LineError = Box<dyn std::error::Error + Send + Sync>;
@@ -33,6 +36,7 @@ pub(super) type LineError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Lines {
     address: SocketAddr,
     tls: TlsConnector,
+    meter: Meter,
     name: ServerName<'static>,
     /// Those without a request under way, the one used last at the end.
     idle: Mutex<Vec<(Instant, Line)>>,
@@ -45,15 +49,16 @@ pub(super) struct Line {
     connection: Option<Pin<Box<Connected>>>,
 }
 
-type Connected = Connection<TokioIo<TlsStream<TcpStream>>, Full<Bytes>>;
+type Connected = Connection<TokioIo<TlsStream<Metered<TcpStream>>>, Full<Bytes>>;
 
 impl Lines {
     pub(super) fn new(
         address: SocketAddr,
         config: ClientConfig,
+        meter: Meter,
     ) -> Result<Self, rustls::pki_types::InvalidDnsNameError> {
         let name = ServerName::try_from(HOST)?;
-        Ok(Self { address, tls: TlsConnector::from(Arc::new(config)), name, idle: Mutex::default() })
+        Ok(Self { address, tls: TlsConnector::from(Arc::new(config)), meter, name, idle: Mutex::default() })
     }
 
     /// Posts a request, over an idle connection if there's one, and gives the head of its answer, for which it waits
@@ -86,6 +91,7 @@ impl Lines {
     async fn connect(&self) -> Result<Line, LineError> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
+        let stream = Metered::new(stream, self.meter.clone());
         let stream = self.tls.connect(self.name.clone(), stream).await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         Ok(Line { sender, connection: Some(Box::pin(connection)) })

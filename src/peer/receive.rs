@@ -75,6 +75,7 @@ impl Answer {
         idle: Duration,
         stream: Stream,
         pieces: Vec<PieceRequest>,
+        may_wait: bool,
         co_readers: Vec<NodeId>,
     ) -> Self {
         let buffer = BytesMut::new();
@@ -85,7 +86,7 @@ impl Answer {
             stream: Some(stream),
             buffer,
             header: None,
-            check: Check::new(pieces),
+            check: Check { may_wait, ..Check::new(pieces) },
             co_readers,
         }
     }
@@ -232,6 +233,8 @@ struct Check {
     /// Bytes of tree objects in the answer that weren't asked for by name.
     below: usize,
     ended: bool,
+    /// Whether nothing of the answer has come yet, and it's one to a bulk request.
+    may_wait: bool,
     ready: VecDeque<(usize, Piece)>,
 }
 
@@ -247,6 +250,7 @@ impl Check {
             below_piece: 0,
             below: 0,
             ended: false,
+            may_wait: false,
             ready: VecDeque::new(),
         }
     }
@@ -273,6 +277,10 @@ impl Check {
     /// Judges a header before its payload is received.
     fn admit(&mut self, header: &Header) -> Result<(), Fault> {
         let count = self.pieces.len() as u32;
+        if header.kind == Kind::Waiting {
+            return if self.may_wait { Ok(()) } else { Err(Fault::OtherKind(header.kind, header.index)) };
+        }
+        self.may_wait = false;
         if header.kind == Kind::End {
             return if header.index == count {
                 self.advance(count)
@@ -316,6 +324,10 @@ impl Check {
         let piece = match (header.kind, self.piece()) {
             (Kind::End, _) => {
                 self.ended = true;
+                return Ok(());
+            }
+            (Kind::Waiting, _) => {
+                tracing::debug!(before = index, "the owner serves others first");
                 return Ok(());
             }
             (Kind::Trees, Some(&PieceRequest::Tree { tree, subtree })) => {

@@ -1,20 +1,13 @@
+mod connection;
 mod edit;
 mod pair;
 mod passing;
 mod profile;
+mod queue;
 mod ready;
 mod visit;
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    io,
-    net::{IpAddr, SocketAddr},
-    ops::Range,
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::IpAddr, ops::Range, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
@@ -25,31 +18,30 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    net::TcpListener,
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
+use self::connection::{CONNECTIONS, CONNECTIONS_EACH, Connection, Holder, Slots, Socket};
 pub use self::{
     passing::Held,
+    queue::{BulkQueue, Queued},
     visit::{VisitRefusal, Visited},
 };
 use super::{
     answer::Producer,
+    bandwidth::Bandwidth,
     capability::Capability,
+    frame::{self, Kind},
     packed::PackedPieces,
     pairing::Reply,
-    tls::{Credentials, CredentialsError, node_of},
+    tls::{Credentials, CredentialsError},
     wire::{
         BatchRequest, Catalogue, HOLDERS_HEADER, MAX_BATCH, MAX_HOLDERS, MAX_TAG, MAX_WAIT, NodeInfo,
         PieceRequest,
@@ -63,17 +55,17 @@ use crate::{
     types::{Digest, Name, NodeId, PathKey, WorkspaceId, WorkspaceName},
 };
 
-/// Connections at a time, those in their handshake included.
-const CONNECTIONS: usize = 512;
-
-/// Connections at a time of one peer, or of one address as long as the peer isn't known.
-const CONNECTIONS_EACH: usize = 32;
-
 /// Batch answers at a time: each holds a few pieces in memory, of up to 4 MiB mostly.
 const ANSWERS: usize = 64;
 
-/// Files and archives at a time that clients without a node are sent.
-const VISITS: usize = 16;
+/// Downloads of clients without a node at a time: each has a thread for as long as it takes …
+const VISITS: usize = 24;
+
+/// … and of one address.
+const VISITS_EACH: usize = 6;
+
+/// Passwords that are looked at at a time, which takes memory and time.
+const GUESSES: usize = 2;
 
 /// A batch request that has waited this long for its turn is told to come back later.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -81,17 +73,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The TLS handshake, and later the body of a request, must be there after this time.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// A connection on which no request begins and completes its head for this long is closed. Clients give theirs up earlier.
-const HEADERS: Duration = Duration::from_secs(60);
-
-/// A client that takes nothing of its answer for this long is cut off.
-const STALLED: Duration = Duration::from_secs(30);
-
 /// An answer of up to so many bytes is handed over in one: a few ms of a gigabit link.
 const SHORT: usize = 512 << 10;
-
-/// Bytes of an answer that are handed to the connection at a time.
-const BIT: usize = 64 << 10;
 
 /// Compressed pieces that are kept for the next guest, in bytes: what a large environment's start needs, twice over.
 const PACKED: usize = 128 << 20;
@@ -140,7 +123,7 @@ pub trait Served: Send + Sync + 'static {
         Err(Refusal::Denied)
     }
 
-    /// Takes the proof of a node that was answered. Doesn't block.
+    /// Takes the proof of a node that was answered. Blocks for as long as writing it down takes.
     fn paired(&self, _: NodeId, _: [u8; 32]) -> Result<(), Refusal> {
         Err(Refusal::Denied)
     }
@@ -228,23 +211,41 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
+/// How the share service serves.
+#[derive(Clone)]
+pub struct ServeOptions {
+    /// What all connections are kept within.
+    pub bandwidth: Arc<Bandwidth>,
+    /// Where bulk answers wait for their turn.
+    pub bulk: BulkQueue,
+    /// Whether those who ask for it are answered without TLS. They are nobody in particular then.
+    pub plain: bool,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self { bandwidth: Arc::default(), bulk: BulkQueue::new(4), plain: false }
+    }
+}
+
 /// Serves `shares` on `listener` until `shutdown` completes.
 ///
 /// Connections are taken that `admits` says yes to, by the addresses of the other end and of this one.
 ///
-/// Every connection is TLS 1.3; a node shows its own certificate and is the reader, anyone else is nobody. What is
-/// under way at the end is given a second to finish.
+/// Every connection is TLS 1.3, unless the options say otherwise; a node shows its own certificate and is the reader, anyone
+/// else is nobody. What is under way at the end is given a second to finish.
 pub async fn serve(
     listener: TcpListener,
     credentials: &Credentials,
     shares: Arc<dyn Served>,
     admits: impl Fn(IpAddr, IpAddr) -> bool,
+    options: ServeOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), CredentialsError> {
     let tls = TlsAcceptor::from(Arc::new(credentials.server_config()?));
-    let service = Service::new(shares);
+    let service = Service::new(shares, options.bulk);
     let router = router(service.clone());
-    let slots = Slots::default();
+    let slots = Slots::new(CONNECTIONS_EACH, CONNECTIONS);
     let (stop, stopping) = watch::channel(false);
     let ready = tokio::spawn(ready::keep_ready(service));
     let mut connections = JoinSet::new();
@@ -268,6 +269,8 @@ pub async fn serve(
                         address,
                         slot,
                         tls: tls.clone(),
+                        plain: options.plain,
+                        meter: options.bandwidth.meter(address.ip()),
                         slots: slots.clone(),
                         router: router.clone(),
                     };
@@ -289,134 +292,9 @@ pub async fn serve(
     Ok(())
 }
 
-/// A connection from its first byte to its last.
-struct Connection {
-    address: SocketAddr,
-    slot: Slot,
-    slots: Slots,
-    tls: TlsAcceptor,
-    router: Router,
-}
-
-impl Connection {
-    async fn run(self, stream: TcpStream, mut stopping: watch::Receiver<bool>) {
-        let Self { address, slot, slots, tls, router } = self;
-        let _ = stream.set_nodelay(true);
-        let stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%address, %error, "the TLS handshake failed"),
-            Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
-        };
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let reader = match certificate.map(node_of).transpose() {
-            Ok(reader) => reader,
-            // The handshake has checked it already.
-            Err(error) => return tracing::debug!(%address, %error, "not a node's certificate"),
-        };
-        let holder = reader.map_or(Holder::Anonymous(address.ip()), Holder::Node);
-        let Some(_slot) = slots.take(holder) else {
-            return tracing::warn!(%address, ?reader, "too many connections of one peer");
-        };
-        drop(slot);
-
-        let cut = Arc::new(Notify::new());
-        let service = router.layer(Extension(Reader(reader))).layer(Extension(Cut(cut.clone())));
-        let service = service.layer(Extension(visit::From(address.ip().to_canonical())));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS)
-            .max_buf_size(64 << 10)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        let mut connection = pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = cut.notified() => return tracing::info!(%address, "cut off a client that takes nothing"),
-            () = async { let _ = stopping.wait_for(|stop| *stop).await; } => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%address, %error, "a connection ended early");
-        }
-    }
-}
-
 /// Who asks, as the connection has shown.
 #[derive(Debug, Clone, Copy)]
 struct Reader(Option<NodeId>);
-
-/// Ends the connection of the request.
-#[derive(Debug, Clone)]
-struct Cut(Arc<Notify>);
-
-impl Cut {
-    /// Ends the connection.
-    fn end(&self) {
-        self.0.notify_one();
-    }
-
-    /// Hands over a part of an answer in small bits, so that a slow network isn't taken for a client that takes
-    /// nothing; false when the client is gone, or takes nothing for `patience`, which ends its connection.
-    async fn send(&self, sender: &mpsc::Sender<Bytes>, mut part: Bytes, patience: Duration) -> bool {
-        while !part.is_empty() {
-            let bit = part.split_to(part.len().min(BIT));
-            match sender.send_timeout(bit, patience).await {
-                Ok(()) => {}
-                Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
-                    self.end();
-                    return false;
-                }
-                Err(mpsc::error::SendTimeoutError::Closed(_)) => return false,
-            }
-        }
-        true
-    }
-}
-
-/// Whose connections are counted together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Holder {
-    Handshake(IpAddr),
-    Anonymous(IpAddr),
-    Node(NodeId),
-}
-
-/// Counts connections.
-#[derive(Debug, Clone, Default)]
-struct Slots(Arc<Mutex<HashMap<Holder, usize>>>);
-
-/// One counted connection.
-#[derive(Debug)]
-struct Slot {
-    slots: Slots,
-    holder: Holder,
-}
-
-impl Slots {
-    /// Counts a connection, unless there are too many.
-    fn take(&self, holder: Holder) -> Option<Slot> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = counts.get(&holder).copied().unwrap_or(0);
-        if mine >= CONNECTIONS_EACH || counts.values().sum::<usize>() >= CONNECTIONS {
-            return None;
-        }
-        counts.insert(holder, mine + 1);
-        Some(Slot { slots: self.clone(), holder })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut counts = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.holder) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.holder);
-            }
-        }
-    }
-}
 
 #[derive(Clone)]
 struct Service {
@@ -429,7 +307,12 @@ struct Service {
     offers: Arc<Semaphore>,
     edits: Arc<Semaphore>,
     /// What clients without a node may be fetching: each has a thread for as long as it takes.
-    visits: Arc<Semaphore>,
+    visits: Slots,
+    bulk: BulkQueue,
+    /// Threads that may make bulk answers at a time, so that a core is left to those whom somebody waits for.
+    bulk_threads: Arc<Semaphore>,
+    /// Passwords that may be being looked at.
+    guesses: Arc<Semaphore>,
     /// Tells when a launch profile has been told.
     told: Arc<Notify>,
     /// What was compressed for earlier answers.
@@ -560,13 +443,17 @@ async fn history(
 async fn batch(
     State(service): State<Service>,
     Extension(Reader(reader)): Extension<Reader>,
-    Extension(cut): Extension<Cut>,
+    Extension(holder): Extension<Holder>,
+    Extension(socket): Extension<Socket>,
     body: Body,
 ) -> Result<Response, ServiceError> {
     let request: BatchRequest = json_body(body, MAX_BATCH).await?;
     request.check().map_err(ServiceError::invalid)?;
     if let Some(capability) = request.capability {
-        return passing::pass_on(service, reader, cut, capability, request).await;
+        return passing::pass_on(service, reader, capability, request).await;
+    }
+    if request.bulk {
+        return bulk(service, holder, socket, reader, request).await;
     }
     let turn = timeout(PATIENCE, service.answers.clone().acquire_owned());
     let Ok(Ok(turn)) = turn.await else {
@@ -587,7 +474,8 @@ async fn batch(
         answered(first.into())
     } else {
         let (sender, receiver) = mpsc::channel::<Bytes>(16);
-        tokio::spawn(send_on(service, cut, turn, first, producer, sender));
+        let threads = service.threads.clone();
+        tokio::spawn(send_on(service, threads, turn, first, producer, sender));
         streamed(receiver)
     };
     let names: Vec<String> = holders.iter().take(MAX_HOLDERS).map(NodeId::to_string).collect();
@@ -609,18 +497,50 @@ async fn json_body<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, S
     serde_json::from_slice(&body).map_err(|error| ServiceError::invalid(error.to_string()))
 }
 
+/// Answers a bulk request when its turn has come.
+async fn bulk(
+    service: Service,
+    holder: Holder,
+    socket: Socket,
+    reader: Option<NodeId>,
+    request: BatchRequest,
+) -> Result<Response, ServiceError> {
+    let shares = service.shares.clone();
+    let opened = service.blocking(move || shares.workspace(&request.workspace, reader)).await?;
+    let opened = opened.map_err(|refusal| ServiceError::refused(refusal, reader))?;
+    let (sender, receiver) = mpsc::channel::<Bytes>(4);
+    tokio::spawn(async move {
+        let tell = |position| {
+            let mut frame = Vec::new();
+            frame::put_empty(&mut frame, Kind::Waiting, position);
+            let sender = sender.clone();
+            async move { sender.send(frame.into()).await.is_ok() }
+        };
+        let Some(turn) = service.bulk.turn(holder, tell).await else { return };
+        socket.step_back(service.bulk.under_way());
+        let producer = Producer::new(opened, service.packed.clone(), request.pieces);
+        let threads = service.bulk_threads.clone();
+        send_on(service, threads, turn, Bytes::new(), producer, sender).await;
+    });
+    Ok(streamed(receiver))
+}
+
 /// Sends an answer from its first portion on, which is made already. The disk works while the network does: some of a
 /// portion waits in the channel while the next one is made.
 async fn send_on(
     service: Service,
-    cut: Cut,
-    _turn: OwnedSemaphorePermit,
+    threads: Arc<Semaphore>,
+    _turn: impl Send,
     mut portion: Bytes,
     mut producer: Producer,
     sender: mpsc::Sender<Bytes>,
 ) {
-    while cut.send(&sender, portion, STALLED).await && !producer.has_ended() {
-        let step = service.blocking(move || (producer.portion(), producer));
+    loop {
+        // An empty part would be taken for the end.
+        if !portion.is_empty() && sender.send(portion).await.is_err() || producer.has_ended() {
+            return;
+        }
+        let step = service.on_thread(&threads, move || (producer.portion(), producer));
         // Without its end frame the client knows that the answer is incomplete.
         let Ok((Some(next), rest)) = step.await else { return };
         (portion, producer) = (next, rest);
@@ -641,7 +561,7 @@ fn answered(body: Body) -> Response {
 }
 
 impl Service {
-    fn new(shares: Arc<dyn Served>) -> Self {
+    fn new(shares: Arc<dyn Served>, bulk: BulkQueue) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             shares,
@@ -651,9 +571,20 @@ impl Service {
             edits: Arc::new(Semaphore::new(edit::EDITS)),
             told: Arc::default(),
             packed: Arc::new(PackedPieces::new(PACKED)),
-            visits: Arc::new(Semaphore::new(VISITS)),
+            visits: Slots::new(VISITS_EACH, VISITS),
+            bulk,
+            bulk_threads: Arc::new(Semaphore::new((cores / 2).max(1))),
+            guesses: Arc::new(Semaphore::new(GUESSES)),
             threads: Arc::new(Semaphore::new(2 * cores)),
         }
+    }
+
+    /// Looks at a password on a thread of its own, so that reads don't wait for it.
+    async fn guessing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        self.on_thread(&self.guesses, work).await
     }
 
     /// Runs what may block on a thread that may.
@@ -661,32 +592,19 @@ impl Service {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ServiceError> {
+        self.on_thread(&self.threads, work).await
+    }
+
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        turns: &Semaphore,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ServiceError> {
         let failed = || ServiceError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the node has failed");
-        let _thread = self.threads.acquire().await.map_err(|_| failed())?;
+        let _thread = turns.acquire().await.map_err(|_| failed())?;
         tokio::task::spawn_blocking(work).await.map_err(|error| {
             tracing::error!(%error, "serving a request failed");
             failed()
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_are_limited_each_and_in_all() {
-        let slots = Slots::default();
-        let holder = |n: u8| Holder::Node(NodeId::from_bytes([n; 32]));
-        let mut held: Vec<Slot> = (0..CONNECTIONS_EACH).map(|_| slots.take(holder(0)).unwrap()).collect();
-        assert!(slots.take(holder(0)).is_none());
-        held.pop();
-        held.push(slots.take(holder(0)).unwrap());
-        for n in 1..(CONNECTIONS / CONNECTIONS_EACH) as u8 {
-            held.extend((0..CONNECTIONS_EACH).map(|_| slots.take(holder(n)).unwrap()));
-        }
-        assert!(slots.take(holder(99)).is_none());
-        held.clear();
-        assert!(slots.0.lock().unwrap().is_empty());
     }
 }

@@ -280,7 +280,7 @@ impl Server {
         let served = Arc::new(Owned(shares.clone()));
         let task = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            serve(listener, &credentials, served, |_, _| true, stopped).await
+            serve(listener, &credentials, served, |_, _| true, ServeOptions::default(), stopped).await
         });
         Self { address, shares, stop: Some(stop), task }
     }
@@ -288,7 +288,7 @@ impl Server {
 
 async fn connect(guest: &Identity, address: SocketAddr, expected: Expected) -> Result<PeerClient, PeerError> {
     let credentials = Credentials::new(guest).unwrap();
-    PeerClient::connect(&credentials, &[address], expected, IDLE).await
+    PeerClient::connect(&credentials, &Bandwidth::default(), &[address], expected, IDLE).await
 }
 
 async fn collect(mut answer: Answer) -> Result<Vec<(usize, Piece)>, PeerError> {
@@ -358,9 +358,10 @@ async fn a_client_stays_bound_to_the_node_that_it_met() {
     let credentials = Credentials::new(&identity(3)).unwrap();
     let listener = TcpListener::bind(address).await.unwrap();
     let shares = Arc::new(Owned(Arc::new(Shares::new(identity(3)))));
-    tokio::spawn(
-        async move { serve(listener, &credentials, shares, |_, _| true, std::future::pending()).await },
-    );
+    tokio::spawn(async move {
+        serve(listener, &credentials, shares, |_, _| true, ServeOptions::default(), std::future::pending())
+            .await
+    });
     assert!(matches!(client.node().await, Err(PeerError::Unreachable { .. })));
     assert!(connect(&identity(2), address, Expected::Node(identity(3).id())).await.is_ok());
 }
@@ -386,7 +387,9 @@ async fn a_client_with_another_nodes_statement_or_none_is_refused() {
     let copied = tls::statement(&identity(2), b"another key");
     for statement in [Some(copied), None] {
         let credentials = Credentials::make(identity(2).id(), |_| statement).unwrap();
-        let client = PeerClient::connect(&credentials, &[server.address], Expected::Any, IDLE).await;
+        let client =
+            PeerClient::connect(&credentials, &Bandwidth::default(), &[server.address], Expected::Any, IDLE)
+                .await;
         assert!(matches!(client, Err(PeerError::Unreachable { .. })), "{client:?}");
     }
     assert!(server.shares.readers.lock().unwrap().is_empty());
@@ -409,7 +412,8 @@ async fn a_copied_certificate_without_its_key_is_of_no_use() {
     assert!(matches!(error, PeerError::Unreachable { .. }), "{error}");
 
     let server = Server::new(Shares::new(identity(4))).await;
-    let client = PeerClient::connect(&copied, &[server.address], Expected::Any, IDLE).await;
+    let client =
+        PeerClient::connect(&copied, &Bandwidth::default(), &[server.address], Expected::Any, IDLE).await;
     assert!(matches!(client, Err(PeerError::Unreachable { .. })), "{client:?}");
 }
 
@@ -688,12 +692,15 @@ async fn the_first_address_that_answers_is_taken() {
     let addresses = [closed, silent.local_addr().unwrap(), other.address, server.address];
     let credentials = Credentials::new(&identity(2)).unwrap();
     let expected = Expected::Node(identity(1).id());
-    let client = PeerClient::connect(&credentials, &addresses, expected, IDLE).await.unwrap();
+    let client =
+        PeerClient::connect(&credentials, &Bandwidth::default(), &addresses, expected, IDLE).await.unwrap();
     assert_eq!((client.id(), client.address()), (identity(1).id(), server.address));
 
-    let client = PeerClient::connect(&credentials, &[closed, other.address], expected, IDLE).await;
+    let client =
+        PeerClient::connect(&credentials, &Bandwidth::default(), &[closed, other.address], expected, IDLE)
+            .await;
     assert!(matches!(client, Err(PeerError::WrongIdentity { .. })), "{client:?}");
-    let client = PeerClient::connect(&credentials, &[], expected, IDLE).await;
+    let client = PeerClient::connect(&credentials, &Bandwidth::default(), &[], expected, IDLE).await;
     assert!(matches!(client, Err(PeerError::NoAddress)), "{client:?}");
 }
 
@@ -763,33 +770,4 @@ async fn what_was_compressed_for_one_guest_is_sent_to_the_next_unless_the_file_c
         matches!(&answer[..], [(0, Piece::Blob(_)), (1, Piece::Refused(RefusedPiece::Changed))]),
         "{answer:?}"
     );
-}
-
-#[tokio::test]
-async fn no_more_profiles_are_heard_at_a_time_than_fit_into_memory() {
-    let server = Server::new(Shares::new(identity(1))).await;
-    let (program, profile) = (PathKey::from_bytes([4; 16]), Profile::default());
-    let credentials = Credentials::new(&identity(2)).unwrap();
-    let begin = async || {
-        let verifier = tls::ServerVerifier::new(&credentials, Expected::Any);
-        let connector =
-            tokio_rustls::TlsConnector::from(Arc::new(credentials.client_config(verifier).unwrap()));
-        let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
-        let name = rustls::pki_types::ServerName::from(server.address.ip());
-        let mut stream = connector.connect(name, stream).await.unwrap();
-        let url = format!("/v1/profile?workspace={WORKSPACE}&program={program}");
-        let head = format!("POST {url} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n");
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream
-    };
-    let mut silent = Vec::new();
-    let client = connect(&identity(3), server.address, Expected::Any).await.unwrap();
-    let offer = async || client.offer(&WORKSPACE, &program, &profile).await;
-    // One that comes while an offer is heard may be turned away itself: so as many come as are needed.
-    while offer().await.is_ok() {
-        silent.push(begin().await);
-    }
-    assert!(matches!(offer().await, Err(PeerError::Busy(_))));
-    drop(silent);
-    while offer().await.is_err() {}
 }

@@ -49,6 +49,9 @@ pub(super) const MAX_TAG: usize = 128;
 /// The most nodes that are named as holders of something: more would hardly be asked.
 pub const MAX_HOLDERS: usize = 16;
 
+/// Readers that were shut out of a workspace and are named.
+pub const MAX_REVOKED: usize = 256;
+
 /// The header of a batch answer that names others who lately asked for the same large blob, by commas.
 pub(super) const HOLDERS_HEADER: &str = "twinshare-holders";
 
@@ -114,7 +117,8 @@ pub struct Grant {
     pub capability: Capability,
     /// Who was sent parts of the workspace, the latest first; at most [`MAX_HOLDERS`].
     pub holders: Vec<NodeId>,
-    /// Who was sent some, and may not read it any more: their capabilities are void before their time. At most as many.
+    /// Who was sent some, and may not read it any more: their capabilities are void before their time. At most
+    /// [`MAX_REVOKED`].
     #[serde(default)]
     pub revoked: Vec<NodeId>,
 }
@@ -326,6 +330,9 @@ pub struct BatchRequest {
     /// The owner's word that the asker may read it, for whoever isn't the owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capability: Option<Capability>,
+    /// Whether it's fetched ahead of need: then it waits for a turn, and what others wait for goes before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bulk: bool,
 }
 
 /// One piece that is asked for.
@@ -577,6 +584,7 @@ mod tests {
         let digest = Digest::of(b"x");
         let name = |bytes: &[u8]| Name::new(bytes).unwrap();
         let request = BatchRequest {
+            bulk: false,
             capability: None,
             workspace: WorkspaceId::from_bytes([0x11; 16]),
             pieces: vec![
@@ -647,7 +655,7 @@ mod tests {
         let piece = PieceRequest::Tree { tree: digest, subtree: false };
         let pieces = vec![piece; MAX_PIECES + 1];
         let workspace = WorkspaceId::from_bytes([0; 16]);
-        assert!(BatchRequest { workspace, pieces, capability: None }.check().is_err());
+        assert!(BatchRequest { workspace, pieces, capability: None, bulk: false }.check().is_err());
     }
 
     proptest! {

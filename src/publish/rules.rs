@@ -92,8 +92,10 @@ pub enum Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Share,
-    /// An ignore file says that it's to be shared.
+    /// A pattern with `!` in an ignore file says that it's to be shared.
     ShareAnyway,
+    /// One without wildcards does: somebody has named it.
+    ShareNamed,
     LeaveOut(Reason),
     /// A secret if there's a private key in it, else to be shared.
     LookForKey,
@@ -140,7 +142,10 @@ impl Rules {
         loop {
             let found = rules.patterns.matched(Path::new(OsStr::from_bytes(rules.relative(path))), is_folder);
             match (found, &rules.parent) {
-                (Match::Whitelist(_), _) => return Verdict::ShareAnyway,
+                (Match::Whitelist(glob), _) if glob.original().contains(['*', '?', '[', '{']) => {
+                    return Verdict::ShareAnyway;
+                }
+                (Match::Whitelist(_), _) => return Verdict::ShareNamed,
                 (Match::Ignore(_), Some(_)) => return Verdict::LeaveOut(Reason::Ignored),
                 (Match::Ignore(glob), None) if is_folder && !glob.is_only_dir() => return Verdict::Share,
                 (Match::Ignore(glob), None) => return secret(glob.original(), path),
@@ -225,8 +230,10 @@ mod tests {
         assert_eq!(verdict(&root, "a/x.log"), left_out);
         assert_eq!(verdict(&root, "build/"), left_out);
         assert_eq!(verdict(&root, "a/build/"), Verdict::Share);
-        assert_eq!(verdict(&root, "a/.env"), Verdict::ShareAnyway);
-        assert_eq!(verdict(&nested, "a/keep.log"), Verdict::ShareAnyway);
+        assert_eq!(verdict(&root, "a/.env"), Verdict::ShareNamed);
+        assert_eq!(verdict(&nested, "a/keep.log"), Verdict::ShareNamed);
+        let broad = root.with_file(1, &b"!*.log\n"[..]).unwrap();
+        assert_eq!(verdict(&broad, "a/other.log"), Verdict::ShareAnyway);
         assert_eq!(verdict(&nested, "a/other.log"), left_out);
         assert_eq!(verdict(&nested, "a/data/"), left_out);
         assert_eq!(verdict(&nested, "a/b/data/"), Verdict::Share);

@@ -204,7 +204,7 @@ impl Scanner<'_> {
             _ => return Some(Reason::Special),
         };
         match rules.verdict(text, is_folder) {
-            Verdict::Share | Verdict::ShareAnyway => {}
+            Verdict::Share | Verdict::ShareAnyway | Verdict::ShareNamed => {}
             Verdict::LeaveOut(reason) => return Some(reason),
             Verdict::LookForKey if status.kind == FileType::Symlink => {}
             Verdict::LookForKey => {
@@ -263,7 +263,7 @@ fn is_same(before: Option<&Item>, item: &Item) -> bool {
 /// Whether a file has a secret in it, by what it looks like.
 fn is_secret(folder: &OwnedFd, item: &Item, text: &[u8], rules: &Rules) -> bool {
     let ItemKind::File { size, .. } = &item.kind else { return false };
-    if !is_suspect(text, *size) || rules.verdict(text, false) == Verdict::ShareAnyway {
+    if !is_suspect(text, *size) || rules.verdict(text, false) == Verdict::ShareNamed {
         return false;
     }
     let look = |(file, _)| has_secret(text, file);

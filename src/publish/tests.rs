@@ -304,6 +304,10 @@ fn known_files_are_looked_into_when_the_rules_or_their_places_change() {
     assert!(!shown(&share, "lib/b.py"));
     // Their digests are in the cache now, from when they were shared; that says nothing of the rules of another day.
     lab.write(".twinshareignore", "!*.py\n");
+    lab.write("seen", "");
+    wait(&share, |head| !head.provisional && shown(&share, "seen"));
+    assert!(!shown(&share, "a.py"), "a pattern that names nothing in particular exempts nothing");
+    lab.write(".twinshareignore", "!a.py\n!b.py\n");
     wait(&share, |head| !head.provisional && shown(&share, "lib/b.py"));
     drop((share, shares));
     lab.write(".twinshareignore", "");

@@ -12,8 +12,8 @@ use std::{
 use tokio::sync::{oneshot, watch};
 use twinshare::{
     peer::{
-        Capability, Catalogue, Credentials, Expected, ExpectedPieces, Held, IDLE, Identity, NodeInfo,
-        PeerClient, Refusal, Reply, Served, ServedWorkspace,
+        Bandwidth, Capability, Catalogue, Credentials, Expected, ExpectedPieces, Held, IDLE, Identity,
+        NodeInfo, PeerClient, Refusal, Reply, ServeOptions, Served, ServedWorkspace,
     },
     types::{NodeId, WorkspaceId},
 };
@@ -161,15 +161,29 @@ fn whoever_stands_between_two_pairing_nodes_fails_and_both_say_so() {
                 runtime.block_on(async {
                     let identity = Identity::load_or_create(&folder).unwrap();
                     let credentials = Credentials::new(&identity).unwrap();
-                    let inviter =
-                        PeerClient::connect(&credentials, &[real], Expected::Any, IDLE).await.unwrap();
+                    let inviter = PeerClient::connect(
+                        &credentials,
+                        &Bandwidth::default(),
+                        &[real],
+                        Expected::Any,
+                        IDLE,
+                    )
+                    .await
+                    .unwrap();
                     let listener = tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.unwrap();
                     listening.send(listener.local_addr().unwrap().port()).unwrap();
                     let between = Between { identity: identity.id(), inviter: Arc::new(inviter) };
                     let over = async { drop(ended.await) };
-                    twinshare::peer::serve(listener, &credentials, Arc::new(between), |_, _| true, over)
-                        .await
-                        .unwrap();
+                    twinshare::peer::serve(
+                        listener,
+                        &credentials,
+                        Arc::new(between),
+                        |_, _| true,
+                        ServeOptions::default(),
+                        over,
+                    )
+                    .await
+                    .unwrap();
                 });
             });
         };

@@ -15,8 +15,8 @@ use tokio::{
 use twinshare::{
     blob::{Blob, Hashed, encode_slice, hash_bytes},
     peer::{
-        Catalogue, Credentials, Expected, Held, Identity, NodeInfo, Refusal, ServeError, Served,
-        ServedWorkspace, serve,
+        Bandwidth, Catalogue, Credentials, Expected, Held, Identity, NodeInfo, Refusal, ServeError,
+        ServeOptions, Served, ServedWorkspace, serve,
     },
     profile::Profile,
     types::{Name, PathKey},
@@ -211,8 +211,14 @@ impl Bench {
             });
             let address = started(peer.clone()).await;
             let expected = Expected::Node(peer.identity.id());
-            let client =
-                PeerClient::connect(&credentials, &[address], expected, Duration::from_secs(3)).await;
+            let client = PeerClient::connect(
+                &credentials,
+                &Bandwidth::default(),
+                &[address],
+                expected,
+                Duration::from_secs(3),
+            )
+            .await;
             clients.insert(peer.identity.id(), client.unwrap());
             peers.push(peer);
         }
@@ -242,7 +248,14 @@ impl Bench {
         };
         let others = self.peers[1..].iter().map(|peer| peer.identity.id()).collect();
         let readers = HashMap::from([(self.blob.digest, others)]);
-        let fetch = Fetch::new(&self.swarm, &self.ways, &readers, &wants, awaited, &mut sink);
+        let fetch = Fetch::new(
+            &self.swarm,
+            &self.ways,
+            &readers,
+            &wants,
+            Urgency { awaited, bulk: false },
+            &mut sink,
+        );
         let result = fetch.run().await;
         assert!(self.peers.iter().all(|peer| !peer.surprised.load(Ordering::SeqCst)));
         (result, came)
@@ -266,9 +279,16 @@ async fn started(peer: Arc<Peer>) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let credentials = Credentials::new(&peer.identity).unwrap();
     tokio::spawn(async move {
-        serve(listener, &credentials, Arc::new(Content(peer)), |_, _| true, std::future::pending())
-            .await
-            .unwrap();
+        serve(
+            listener,
+            &credentials,
+            Arc::new(Content(peer)),
+            |_, _| true,
+            ServeOptions::default(),
+            std::future::pending(),
+        )
+        .await
+        .unwrap();
     });
     address
 }
@@ -352,7 +372,7 @@ async fn an_owner_that_is_alone_gives_or_refuses_each() {
             Err(why) => refused[position] = Some(why),
         };
         let owner = &bench.ways.clients[&bench.ways.owner];
-        assert_eq!(from_owner(&bench.swarm, owner, LAB, &wants, &mut sink).await, result);
+        assert_eq!(from_owner(&bench.swarm, owner, LAB, &wants, false, &mut sink).await, result);
         assert_eq!(came.iter().filter(|came| **came).count(), got, "{mood:?}");
         assert!(refused.iter().all(|refused| *refused == why), "{mood:?}");
         assert_eq!(bench.swarm.pace(&bench.ways.owner).is_some(), mood != Mood::Denying);
@@ -360,7 +380,7 @@ async fn an_owner_that_is_alone_gives_or_refuses_each() {
     let bench = Bench::new(&[Mood::Lying]).await;
     let owner = &bench.ways.clients[&bench.ways.owner];
     let mut sink = |_: usize, _: Result<Piece, Refused>| panic!("nothing of a liar's is passed on");
-    let result = from_owner(&bench.swarm, owner, LAB, &bench.wants(), &mut sink).await;
+    let result = from_owner(&bench.swarm, owner, LAB, &bench.wants(), false, &mut sink).await;
     assert!(matches!(result, Err(HolderError::Misbehaved(_))), "{result:?}");
 }
 

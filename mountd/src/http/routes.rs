@@ -17,10 +17,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use twinshare::{
     access::Group,
     api::{
-        AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, CacheReport, Control, FileEntry, FilePath,
-        Finding, Following, GrantRequest, Groups, Host, Invitation, Join, JoinRequest, Judgement, LaunchPlan,
-        LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, PasswordRequest, Peer, Pin, Problem,
-        PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
+        AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, BulkTurn, CacheReport, Control, FileEntry,
+        FilePath, Finding, Following, GrantRequest, Groups, Host, Invitation, Join, JoinRequest, Judgement,
+        LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, PasswordRequest, Peer, Pin,
+        Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
     },
     peer::PairingCode,
     types::{NodeId, WorkspaceName},
@@ -112,6 +112,7 @@ pub(super) fn router<C: Control>(node: Arc<C>) -> Router {
         .route("/shares/{name}/password", put(set_password::<C>))
         .route("/groups", get(groups::<C>))
         .route("/groups/{name}", put(set_group::<C>))
+        .route("/transfers", get(transfers::<C>))
         .route("/audit", get(audit::<C>))
         .route("/launches", post(launch::<C>))
         .route("/cache", get(cache::<C>).delete(clear_cache::<C>))
@@ -331,6 +332,10 @@ async fn set_group<C: Control>(
 ) -> Result<StatusCode, Failure> {
     node.set_group(name, members).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn transfers<C: Control>(State(node): Node<C>) -> Json<Vec<BulkTurn>> {
+    Json(node.transfers().await)
 }
 
 async fn audit<C: Control>(State(node): Node<C>) -> Result<Json<Vec<AuditEntry>>, Failure> {

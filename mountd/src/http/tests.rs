@@ -15,12 +15,12 @@ use tokio::{
 use twinshare::{
     access::{Access, Group},
     api::{
-        AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, CacheReport, CacheUse, CachedWorkspace, Claim,
-        Client, ClientError, Decision, Deed, Endpoint, Event, FileEntry, FileKind, FilePath, Finding,
-        Following, GrantRequest, Groups, Happening, Host, Invitation, JoinRequest, LaunchPlan, LaunchRequest,
-        LayerChange, LeftOut, MergeReport, PairingEnd, PasswordRequest, Peer, PeerAddress, PeerSource,
-        PeerState, Pin, PinState, Prefetch, PrefetchStep, Problem, Progress, PushReport, RawText, Share,
-        ShareRequest, SnapshotInfo, Status, Transfer, Workspace,
+        AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, BulkTurn, CacheReport, CacheUse,
+        CachedWorkspace, Claim, Client, ClientError, Decision, Deed, Endpoint, Event, FileEntry, FileKind,
+        FilePath, Finding, Following, GrantRequest, Groups, Happening, Host, Invitation, JoinRequest,
+        LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, PairingEnd, PasswordRequest, Peer,
+        PeerAddress, PeerSource, PeerState, Pin, PinState, Prefetch, PrefetchStep, Problem, Progress,
+        PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status, Transfer, Workspace,
     },
     peer::PairingCode,
     types::{Digest, Name, NodeId, Timestamp, WorkspaceId, WorkspaceName},
@@ -50,6 +50,7 @@ fn a_status() -> Status {
         workspaces_shared: 1,
         peers_online: 2,
         cache: CacheUse { used: 3, limit: 4 },
+        encryption: true,
         uptime_s: 5,
     }
 }
@@ -133,6 +134,10 @@ fn an_audit_entry() -> AuditEntry {
         rights: Some("run".parse().unwrap()),
         expires: Some(5),
     }
+}
+
+fn a_turn() -> BulkTurn {
+    BulkTurn { peer: Some(NodeId::from_bytes([3; 32])), host: "guest".to_owned(), position: Some(2) }
 }
 
 fn a_report() -> CacheReport {
@@ -251,6 +256,9 @@ impl Control for FakeNode {
     async fn set_group(&self, name: Group, members: BTreeSet<NodeId>) -> Result<(), Problem> {
         self.note(format!("group {name} {}", members.len()));
         Ok(())
+    }
+    async fn transfers(&self) -> Vec<BulkTurn> {
+        vec![a_turn()]
     }
     async fn audit(&self) -> Result<Vec<AuditEntry>, Problem> {
         Ok(vec![an_audit_entry()])
@@ -422,6 +430,7 @@ async fn every_endpoint_answers_the_client() {
     let (team, members) = client.groups().await.unwrap().pop_first().unwrap();
     client.set_group(&team, &members).await.unwrap();
     assert_eq!(client.audit().await.unwrap(), [an_audit_entry()]);
+    assert_eq!(client.transfers().await.unwrap(), [a_turn()]);
     let launch = LaunchRequest {
         host: "owner".parse().unwrap(),
         workspace: "lab".parse().unwrap(),

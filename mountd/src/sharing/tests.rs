@@ -29,7 +29,7 @@ impl Owner {
         let identity = Arc::new(Identity::load_or_create(&state.join("identity")).unwrap());
         let shares = Shares::open(&state, SharesOptions::default()).unwrap();
         let profiles = Arc::new(Profiles::open(&state));
-        let own = Own { identity, host: "owner".parse().unwrap(), port: 1 };
+        let own = Own { identity, host: "owner".parse().unwrap(), port: 1, plain: false };
         Sharing::open(&state, own, shares, profiles, history, Consent::open(&state, Events::new()).unwrap())
             .unwrap()
     }

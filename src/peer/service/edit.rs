@@ -8,7 +8,7 @@ use axum::{
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::{OfWorkspace, Reader, Refusal, Service, ServiceError};
+use super::{OfWorkspace, Reader, Refusal, Service, ServiceError, connection::STALLED};
 use crate::{
     peer::wire::{EditOutcome, MAX_EDIT},
     publish::EditError,
@@ -80,7 +80,7 @@ pub(super) async fn take(
 /// The next bytes, if they come in time.
 async fn next(body: &mut Body) -> Result<Option<bytes::Bytes>, ServiceError> {
     loop {
-        let frame = timeout(super::STALLED, body.frame()).await;
+        let frame = timeout(STALLED, body.frame()).await;
         match frame.map_err(|_| ServiceError::invalid("nothing came for too long"))? {
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {

@@ -25,7 +25,9 @@ pub(super) async fn pair(
             Json(service.shares.pair(reader, &message).map_err(refused)?).into_response()
         }
         PairRequest::Proof(proof) => {
-            Json(service.shares.paired(reader, proof).map_err(refused)?).into_response()
+            let shares = service.shares.clone();
+            let paired = service.blocking(move || shares.paired(reader, proof)).await?;
+            Json(paired.map_err(refused)?).into_response()
         }
     })
 }

@@ -1,26 +1,28 @@
 //! For clients without a node, as browsers and curl are: listings, files and ZIP archives, by HTTP Basic authentication.
 
 use std::{
-    fmt::Write as _,
+    cell::Cell,
     io::{self, Write},
     net::IpAddr,
+    rc::Rc,
     sync::Arc,
 };
 
 use axum::{
     Extension, Json,
+    body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use serde_json::json;
 use tokio::sync::mpsc;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
-use super::{Cut, STALLED, ServeError, ServedWorkspace, Service, ServiceError, streamed};
+use super::{Holder, ServeError, ServedWorkspace, Service, ServiceError, Socket};
 use crate::{
     blob::{Blob, GROUP, VerifiedSlice},
     tree::{Content, Entry, Kind, Page, decode},
@@ -30,19 +32,11 @@ use crate::{
 /// Bytes of a file that are read at once.
 const PIECE: u64 = 1 << 20;
 
-/// What has a meaning of its own in an address.
-const SPECIAL: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'%')
-    .add(b'`')
-    .add(b'\'')
-    .add(b'/')
-    .add(b'\\');
+/// Archives of more files aren't made: their directory is kept in memory until the end.
+const MOST_FILES: u64 = 200_000;
+
+/// What stands for itself in an address, and in a header's parameter (RFC 8187), is left as it is.
+const SPECIAL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A workspace that is open to a visitor: the digest of its root folder, and what is in it.
 pub type Visited = (Digest, Arc<dyn ServedWorkspace>);
@@ -60,25 +54,38 @@ pub enum VisitRefusal {
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct From(pub(super) IpAddr);
+pub(super) struct From {
+    pub(super) address: IpAddr,
+    /// Whether anybody between could read it.
+    pub(super) is_plain: bool,
+}
+
+/// What is said with answers that aren't encrypted.
+const PLAIN: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("twinshare-encryption"), HeaderValue::from_static("off"));
 
 /// The names of what visitors may ask for.
-pub(super) async fn names(State(service): State<Service>, headers: HeaderMap) -> Response {
+pub(super) async fn names(
+    State(service): State<Service>,
+    Extension(from): Extension<From>,
+    headers: HeaderMap,
+) -> Response {
     let names = service.shares.visitable();
     if wants_json(&headers) {
         return Json(names).into_response();
     }
-    let rows = names.iter().map(|name| row(name.as_str().as_bytes(), true, None));
-    page("Workspaces", &rows.collect::<String>(), false)
+    let rows: String = names.iter().map(|name| row(name.as_str().as_bytes(), true, None)).collect();
+    (PAGE, [page_head("Workspaces", "", from), rows, PAGE_END.to_owned()].concat()).into_response()
 }
 
 /// A folder's listing, a file, or with `?zip` a folder as an archive.
 pub(super) async fn visit(
     State(service): State<Service>,
-    Extension(From(from)): Extension<From>,
-    Extension(cut): Extension<Cut>,
+    Extension(from): Extension<From>,
+    Extension(socket): Extension<Socket>,
     request: Request,
 ) -> Result<Response, ServiceError> {
+    socket.step_back(1);
     let unknown = || ServiceError::new(StatusCode::NOT_FOUND, "unknown", "there's nothing at this address");
     let path = request.uri().path().strip_prefix("/w/").ok_or_else(unknown)?;
     let mut parts = path.split('/').map(|part| percent_decode_str(part).collect::<Vec<u8>>());
@@ -87,11 +94,15 @@ pub(super) async fn visit(
     let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
     let names: Result<Vec<Name>, _> = parts.into_iter().map(Name::new).collect();
     let names = names.map_err(|_| unknown())?;
+    if from.is_plain && request.headers().contains_key(header::AUTHORIZATION) {
+        return Err(for_tls_only());
+    }
     let password = password(request.headers());
-    let (shares, asked) = (service.shares.clone(), name.clone());
-    let visited = service.blocking(move || shares.visit(&asked, password.as_deref(), from)).await?;
+    let (shares, asked, address) = (service.shares.clone(), name.clone(), from.address);
+    let visited = service.guessing(move || shares.visit(&asked, password.as_deref(), address)).await?;
     let (root, workspace) = match visited {
         Ok(visited) => visited,
+        Err(VisitRefusal::Password) if from.is_plain => return Err(for_tls_only()),
         Err(refusal) => return Ok(refused(refusal, &name)),
     };
     let place = names.clone();
@@ -103,33 +114,23 @@ pub(super) async fn visit(
     match found.ok_or_else(unknown)? {
         Found::Folder(tree) if uri.query() == Some("zip") => {
             let title = names.last().map_or_else(|| name.to_string(), ToString::to_string);
-            archive(&service, cut, workspace, tree, title)
+            archive(&service, from, workspace, tree, title).await
+        }
+        Found::Folder(_) if !wants_json(headers) && !uri.path().ends_with('/') => {
+            // Else the names in it would be taken for those beside it.
+            Ok((StatusCode::FOUND, [(header::LOCATION, format!("{}/", uri.path()))]).into_response())
         }
         Found::Folder(tree) => {
-            let entries = service.blocking(move || entries(&*workspace, tree)).await?;
-            let entries = entries.ok_or_else(unknown)?;
-            if wants_json(headers) {
-                return Ok(Json(entries.iter().map(described).collect::<Vec<_>>()).into_response());
-            }
-            if !uri.path().ends_with('/') {
-                // Else the names in it would be taken for those beside it.
-                return Ok(
-                    (StatusCode::FOUND, [(header::LOCATION, format!("{}/", uri.path()))]).into_response()
-                );
-            }
             let title = names.last().map_or_else(|| name.to_string(), ToString::to_string);
-            let rows: String = entries
-                .iter()
-                .map(|entry| match &entry.kind {
-                    Kind::Folder { totals, .. } => row(entry.name.as_bytes(), true, Some(totals.bytes)),
-                    Kind::File { size, .. } => row(entry.name.as_bytes(), false, Some(*size)),
-                    Kind::Link(_) => row(entry.name.as_bytes(), false, None),
-                })
-                .collect();
-            Ok(page(&title, &rows, true))
+            listing(&service, from, workspace, tree, &title, wants_json(headers))
         }
-        Found::File(entry) => file(&service, cut, workspace, names, entry, headers),
+        Found::File(entry) => file(&service, from, workspace, names, entry, headers),
     }
+}
+
+fn for_tls_only() -> ServiceError {
+    let why = "passwords are taken over an encrypted connection only: use https:// (a password that was sent without is known now)";
+    ServiceError::new(StatusCode::FORBIDDEN, "plain", why)
 }
 
 /// What a visitor gives as a password, whatever the name before it.
@@ -183,7 +184,15 @@ fn find(workspace: &dyn ServedWorkspace, root: Digest, path: &[Name]) -> Option<
     let mut folder = root;
     let mut names = path.iter().peekable();
     while let Some(name) = names.next() {
-        let entry = entries(workspace, folder)?.into_iter().find(|entry| entry.name == *name)?;
+        let mut found = None;
+        each(workspace, folder, |entry| {
+            if entry.name == *name {
+                found = Some(entry);
+            }
+            Ok(())
+        })
+        .ok()?;
+        let entry = found?;
         match entry.kind {
             Kind::Folder { tree, .. } => folder = tree,
             Kind::File { .. } if names.peek().is_none() => return Some(Found::File(Box::new(entry))),
@@ -193,22 +202,62 @@ fn find(workspace: &dyn ServedWorkspace, root: Digest, path: &[Name]) -> Option<
     Some(Found::Folder(folder))
 }
 
-/// All entries of a folder, however many pages it has.
-fn entries(workspace: &dyn ServedWorkspace, tree: Digest) -> Option<Vec<Entry>> {
-    let page = |digest: &Digest| decode(&workspace.tree(digest)?).ok();
+/// Gives all entries of a folder, a page of them at a time.
+fn each(
+    workspace: &dyn ServedWorkspace,
+    tree: Digest,
+    mut take: impl FnMut(Entry) -> Result<(), ServeError>,
+) -> Result<(), ServeError> {
+    let page = |digest: &Digest| {
+        let object = workspace.tree(digest).ok_or(ServeError::Unknown)?;
+        decode(&object).map_err(|error| ServeError::Io(io::Error::other(error)))
+    };
     match page(&tree)? {
-        Page::Leaf(entries) => Some(entries),
-        Page::Index(pages) => {
-            let mut all = Vec::new();
-            for reference in pages {
-                match page(&reference.digest)? {
-                    Page::Leaf(entries) => all.extend(entries),
-                    Page::Index(_) => return None,
-                }
-            }
-            Some(all)
-        }
+        Page::Leaf(entries) => entries.into_iter().try_for_each(take),
+        Page::Index(pages) => pages.iter().try_for_each(|reference| match page(&reference.digest)? {
+            Page::Leaf(entries) => entries.into_iter().try_for_each(&mut take),
+            Page::Index(_) => Err(ServeError::Unknown),
+        }),
     }
+}
+
+/// What a folder holds, made while it's sent: there may be a million entries.
+fn listing(
+    service: &Service,
+    from: From,
+    workspace: Arc<dyn ServedWorkspace>,
+    tree: Digest,
+    title: &str,
+    json: bool,
+) -> Result<Response, ServiceError> {
+    const MORE: &str = "<p><a href=\"?zip\">all of it as a ZIP archive</a> · <a href=\"..\">up</a></p>";
+    let head = if json { "[".to_owned() } else { page_head(title, MORE, from) };
+    let mut response = stream(service, from, move |output| {
+        output.write_all(head.as_bytes())?;
+        let mut separator = "";
+        each(&*workspace, tree, |entry| {
+            if json {
+                write!(output, "{separator}{}", described(&entry))?;
+                separator = ",\n";
+                return Ok(());
+            }
+            let (is_folder, size) = match &entry.kind {
+                Kind::Folder { totals, .. } => (true, Some(totals.bytes)),
+                Kind::File { size, .. } => (false, Some(*size)),
+                Kind::Link(_) => (false, None),
+            };
+            Ok(output.write_all(row(entry.name.as_bytes(), is_folder, size).as_bytes())?)
+        })?;
+        output.write_all(if json { "]\n" } else { PAGE_END }.as_bytes())?;
+        Ok(output.flush()?)
+    })?;
+    if json {
+        let kind = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    } else {
+        response.headers_mut().extend(PAGE.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    }
+    Ok(response)
 }
 
 fn described(entry: &Entry) -> serde_json::Value {
@@ -246,33 +295,32 @@ fn escape(text: &str) -> String {
     })
 }
 
-fn page(title: &str, rows: &str, in_workspace: bool) -> Response {
-    let mut html = String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
+/// The headers of a page.
+const PAGE: [(HeaderName, &str); 3] = [
+    (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
+    (header::CACHE_CONTROL, "no-store"),
+];
+
+/// What stands before the rows of a page, `more` between its title and them …
+fn page_head(title: &str, more: &str, from: From) -> String {
     let title = escape(title);
-    let more = if in_workspace {
-        "<p><a href=\"?zip\">all of it as a ZIP archive</a> · <a href=\"..\">up</a></p>"
-    } else {
-        ""
-    };
-    // Writing to a string can't fail.
-    let _ = write!(
-        html,
-        "<title>{title}</title><style>body {{ font: 16px sans-serif; margin: 2em }} td {{ padding: 0.1em 1em 0.1em 0 }} \
+    let plain = if from.is_plain { "<p>This connection isn't encrypted.</p>" } else { "" };
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+         <style>body {{ font: 16px sans-serif; margin: 2em }} td {{ padding: 0.1em 1em 0.1em 0 }} \
          td + td {{ text-align: right; font-variant-numeric: tabular-nums }}</style></head>\
-         <body><h1>{title}</h1>{more}<table>\n{rows}</table></body></html>\n"
-    );
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    (headers, html).into_response()
+         <body><h1>{title}</h1>{plain}{more}<table>\n"
+    )
 }
+
+/// … and behind them.
+const PAGE_END: &str = "</table></body></html>\n";
 
 /// A file, or a range of it. It's to be saved and never shown: a page in a workspace must not act as this server.
 fn file(
     service: &Service,
-    cut: Cut,
+    from: From,
     workspace: Arc<dyn ServedWorkspace>,
     path: Vec<Name>,
     entry: Box<Entry>,
@@ -295,7 +343,7 @@ fn file(
     };
     let (start, end) = range.as_ref().map_or((0, size), |range| (*range.start(), range.end() + 1));
     let name = percent_encode(entry.name.as_bytes(), SPECIAL).to_string();
-    let mut response = stream(service, cut, move |output| {
+    let mut response = stream(service, from, move |output| {
         let mut offset = start;
         while offset < end {
             let mut bytes = read_some(&*workspace, &path, &entry, offset)?;
@@ -378,16 +426,37 @@ fn of_blob(workspace: &dyn ServedWorkspace, blob: Blob, offset: u64) -> Result<B
 }
 
 /// A folder as an archive, made while it's sent.
-fn archive(
+async fn archive(
     service: &Service,
-    cut: Cut,
+    from: From,
     workspace: Arc<dyn ServedWorkspace>,
     tree: Digest,
     title: String,
 ) -> Result<Response, ServiceError> {
-    let mut response = stream(service, cut, move |output| {
+    let counted = {
+        let workspace = workspace.clone();
+        service.blocking(move || count_files(&*workspace, tree)).await?
+    };
+    let files = counted.map_err(|error| ServiceError::failed(error.to_string()))?;
+    if files > MOST_FILES {
+        let why = format!(
+            "{files} files are too many for an archive, which has {MOST_FILES} at most: take parts of it"
+        );
+        return Err(ServiceError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", why));
+    }
+    let mut response = stream(service, from, move |output| {
+        let broken = output.broken.clone();
         let mut archive = ZipWriter::new_stream(output);
-        pack(&mut archive, &*workspace, tree, &mut Vec::new())?;
+        let mut left_out = 0;
+        if let Err(error) = pack(&mut archive, &*workspace, tree, &mut Vec::new(), &mut left_out) {
+            // A writer that is dropped would end the archive as if it were whole.
+            broken.set(true);
+            return Err(error);
+        }
+        if left_out > 0 {
+            let comment = format!("{left_out} links that lead out of the archive aren't in it");
+            archive.set_comment(comment).map_err(io::Error::other)?;
+        }
         archive.finish().map_err(io::Error::other)?.into_inner().flush()?;
         Ok(())
     })?;
@@ -400,28 +469,42 @@ fn archive(
     Ok(response)
 }
 
+/// Files and links in a folder, at any depth.
+fn count_files(workspace: &dyn ServedWorkspace, tree: Digest) -> Result<u64, ServeError> {
+    let mut files = 0_u64;
+    each(workspace, tree, |entry| {
+        files = files.saturating_add(match entry.kind {
+            Kind::Folder { totals, .. } => totals.files,
+            Kind::File { .. } | Kind::Link(_) => 1,
+        });
+        Ok(())
+    })?;
+    Ok(files)
+}
+
 fn pack<W: Write>(
     archive: &mut ZipWriter<zip::write::StreamWriter<W>>,
     workspace: &dyn ServedWorkspace,
     tree: Digest,
     path: &mut Vec<Name>,
+    left_out: &mut u64,
 ) -> Result<(), ServeError> {
     let zip_failed = |error: zip::result::ZipError| ServeError::Io(io::Error::other(error));
-    for entry in entries(workspace, tree).ok_or(ServeError::Unknown)? {
+    each(workspace, tree, |entry| {
         path.push(entry.name.clone());
-        // Archives have text for names.
-        let name = String::from_utf8_lossy(&Name::join(path)).into_owned();
+        let name = path.iter().map(|name| portable(name.as_bytes())).collect::<Vec<_>>().join("/");
         let options = SimpleFileOptions::default().unix_permissions(u32::from(entry.attributes.mode & 0o777));
         match &entry.kind {
             Kind::Folder { tree, .. } => {
                 archive.add_directory(name, options).map_err(zip_failed)?;
-                pack(archive, workspace, *tree, path)?;
+                pack(archive, workspace, *tree, path, left_out)?;
             }
-            Kind::Link(target) => {
-                archive
-                    .add_symlink(name, String::from_utf8_lossy(target).into_owned(), options)
-                    .map_err(zip_failed)?;
-            }
+            Kind::Link(target) => match str::from_utf8(target) {
+                Ok(target) if stays_inside(path.len() - 1, target) => {
+                    archive.add_symlink(name, target, options).map_err(zip_failed)?;
+                }
+                _ => *left_out += 1,
+            },
             Kind::File { size, .. } => {
                 let options = options.large_file(*size >= u64::from(u32::MAX));
                 archive.start_file(name, options).map_err(zip_failed)?;
@@ -436,39 +519,69 @@ fn pack<W: Write>(
             }
         }
         path.pop();
+        Ok(())
+    })
+}
+
+/// A name as archives can have it everywhere: what isn't UTF-8 and what some systems take for something else than a part of a
+/// name is written as `%` and two digits, and so is a `%` that could be taken for that. No two names become one.
+fn portable(name: &[u8]) -> String {
+    let escaped = |bytes: &[u8]| bytes.iter().map(|byte| format!("%{byte:02X}")).collect::<String>();
+    let mut shown = String::new();
+    for chunk in name.utf8_chunks() {
+        for (at, char) in chunk.valid().char_indices() {
+            let after = &chunk.valid().as_bytes()[at + char.len_utf8()..];
+            let looks_escaped = || after.len() >= 2 && after[..2].iter().all(u8::is_ascii_hexdigit);
+            if char.is_control() || matches!(char, '\\' | ':') || (char == '%' && looks_escaped()) {
+                shown += &escaped(char.encode_utf8(&mut [0; 4]).as_bytes());
+            } else {
+                shown.push(char);
+            }
+        }
+        shown += &escaped(chunk.invalid());
     }
-    Ok(())
+    shown
+}
+
+/// Whether a link in a folder so many names deep leads to something in the archive, whatever other links there are in it: only up
+/// through folders that are there, and then down.
+fn stays_inside(depth: usize, target: &str) -> bool {
+    let mut names = target.split('/').filter(|name| !matches!(*name, "" | ".")).peekable();
+    let mut up = 0;
+    while names.next_if_eq(&"..").is_some() {
+        up += 1;
+    }
+    !target.starts_with('/') && !target.contains(['\\', ':']) && up <= depth && names.all(|name| name != "..")
 }
 
 /// An answer whose bytes a thread makes while they are sent. If it can't go on, the connection ends before the answer does, so that
 /// nobody takes half of it for the whole.
 fn stream(
     service: &Service,
-    cut: Cut,
+    from: From,
     make: impl FnOnce(&mut Output) -> Result<(), ServeError> + Send + 'static,
 ) -> Result<Response, ServiceError> {
     // They may be slow, and must not take the turns of nodes.
-    let turn = service.visits.clone().try_acquire_owned().map_err(|_| ServiceError::busy())?;
-    let (made, mut parts) = mpsc::channel::<Bytes>(4);
-    let (sender, receiver) = mpsc::channel::<Bytes>(16);
-    let ending = cut.clone();
-    tokio::spawn(async move {
-        let work =
-            tokio::task::spawn_blocking(move || make(&mut Output { sender: made, waiting: Vec::new() }));
-        if !matches!(work.await, Ok(Ok(()))) {
-            ending.end();
-        }
-        drop(turn);
+    let turn = service.visits.take(Holder::Anonymous(from.address)).ok_or_else(ServiceError::busy)?;
+    let (sender, parts) = mpsc::channel::<Bytes>(4);
+    let work = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        make(&mut Output { sender, waiting: Vec::new(), broken: Rc::default() })
     });
-    tokio::spawn(async move {
-        while let Some(part) = parts.recv().await {
-            if !cut.send(&sender, part, STALLED).await {
-                return;
-            }
+    let body = futures_util::stream::unfold((parts, Some(work)), async |(mut parts, work)| {
+        if let Some(part) = parts.recv().await {
+            return Some((Ok(part), (parts, work)));
+        }
+        match work?.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some((Err(error.to_string()), (parts, None))),
+            Err(error) => Some((Err(error.to_string()), (parts, None))),
         }
     });
-    let mut response = streamed(receiver);
-    response.headers_mut().remove(header::CONTENT_TYPE);
+    let mut response = Body::from_stream(body).into_response();
+    if from.is_plain {
+        response.headers_mut().extend([PLAIN]);
+    }
     Ok(response)
 }
 
@@ -476,10 +589,15 @@ fn stream(
 struct Output {
     sender: mpsc::Sender<Bytes>,
     waiting: Vec<u8>,
+    /// Whether nothing more may go out.
+    broken: Rc<Cell<bool>>,
 }
 
 impl Output {
     fn put(&mut self, bytes: Bytes) -> io::Result<()> {
+        if self.broken.get() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         self.sender.blocking_send(bytes).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
@@ -499,5 +617,45 @@ impl Write for Output {
         }
         let waiting = std::mem::take(&mut self.waiting);
         self.put(waiting.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_archives_are_safe_and_differ() {
+        for (name, expected) in [
+            (&b"plain \xc3\xa4 & 100% <x>"[..], "plain ä & 100% <x>"),
+            (b"..\\..\\x", "..%5C..%5Cx"),
+            (b"C:x", "C%3Ax"),
+            (b"caf\xe9", "caf%E9"),
+            (b"caf%E9", "caf%25E9"),
+            (b"a\nb", "a%0Ab"),
+            (b"%", "%"),
+            (b"5%2", "5%2"),
+        ] {
+            assert_eq!(portable(name), expected);
+        }
+    }
+
+    #[test]
+    fn links_in_archives_stay_inside() {
+        for (depth, target) in [(0, "x"), (0, "x/y"), (1, "../x"), (2, "../../x"), (0, "./x"), (1, "..")] {
+            assert!(stays_inside(depth, target), "{depth} {target}");
+        }
+        // The third: `x` may be a link to the top.
+        for (depth, target) in [
+            (0, "/etc/passwd"),
+            (0, "../x"),
+            (5, "x/../y"),
+            (1, "../../x"),
+            (1, "..\\..\\x"),
+            (0, "C:x"),
+            (1, ".././../x"),
+        ] {
+            assert!(!stays_inside(depth, target), "{depth} {target}");
+        }
     }
 }

@@ -28,9 +28,15 @@ async fn hostile(body: Vec<u8>, then: Then, idle: Duration) -> PeerClient {
             tokio::spawn(answer_all(stream, info.clone(), body.clone(), then));
         }
     });
-    PeerClient::connect(&Credentials::new(&identity(2)).unwrap(), &[address], Expected::Any, idle)
-        .await
-        .unwrap()
+    PeerClient::connect(
+        &Credentials::new(&identity(2)).unwrap(),
+        &Bandwidth::default(),
+        &[address],
+        Expected::Any,
+        idle,
+    )
+    .await
+    .unwrap()
 }
 
 async fn answer_all(

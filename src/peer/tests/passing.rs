@@ -71,7 +71,7 @@ async fn a_catalogue_with_a_grant_that_is_not_the_owners_is_refused() {
     let own = grant(&owner, WORKSPACE, guest.id());
     let unknown = grant(&owner, PRIVATE, guest.id());
     let anothers = grant(&identity(5), WORKSPACE, guest.id());
-    let crowd = Grant { revoked: vec![guest.id(); MAX_HOLDERS + 1], ..own.clone() };
+    let crowd = Grant { revoked: vec![guest.id(); MAX_REVOKED + 1], ..own.clone() };
     let crowded = Grant { holders: vec![guest.id(); MAX_HOLDERS + 1], ..own.clone() };
     for (grants, good) in [
         (vec![own.clone()], true),
