@@ -23,7 +23,7 @@ const READING: Duration = Duration::from_secs(5);
 /// Whoever was sent parts of a workspace is named for so long; most of it will be in the cache still.
 const HOLDING: Duration = Duration::from_secs(3600);
 
-/// So many of them are remembered: of all of them the others learn when they may read no more.
+/// Nodes that were given a capability and are remembered: of all of them the others learn when they may read no more.
 const REMEMBERED: usize = 1024;
 
 /// When which node asked last.
@@ -34,12 +34,14 @@ type Asked = BTreeMap<NodeId, Instant>;
 pub(crate) struct Readers {
     workspaces: HashMap<WorkspaceId, Asked>,
     blobs: LruCache<(WorkspaceId, Digest), Asked>,
+    /// Who was given a capability.
+    given: HashMap<WorkspaceId, Asked>,
 }
 
 impl Readers {
     pub(crate) fn new() -> Self {
         let blobs = NonZeroUsize::new(BLOBS).unwrap_or(NonZeroUsize::MIN);
-        Self { workspaces: HashMap::new(), blobs: LruCache::new(blobs) }
+        Self { workspaces: HashMap::new(), blobs: LruCache::new(blobs), given: HashMap::new() }
     }
 
     /// Notes that `reader` asks for these pieces of the workspace; gives who else reads the first large blob of them.
@@ -50,7 +52,7 @@ impl Readers {
         pieces: &[PieceRequest],
         now: Instant,
     ) -> Vec<NodeId> {
-        note(self.workspaces.entry(workspace).or_default(), reader, HOLDING, REMEMBERED, now);
+        note(self.workspaces.entry(workspace).or_default(), reader, HOLDING, MAX_HOLDERS, now);
         let slices = pieces.iter().filter_map(|piece| match piece {
             PieceRequest::Slice { slice, .. } => Some(*slice),
             _ => None,
@@ -69,13 +71,28 @@ impl Readers {
         others.unwrap_or_default()
     }
 
+    /// Notes that `reader` is given a capability for the workspace.
+    pub(crate) fn give(&mut self, workspace: WorkspaceId, reader: NodeId, valid: Duration, now: Instant) {
+        note(self.given.entry(workspace).or_default(), reader, valid, REMEMBERED, now);
+    }
+
+    /// Who was given one not longer ago than it is valid, the latest first.
+    pub(crate) fn given(&self, workspace: &WorkspaceId, valid: Duration, now: Instant) -> Vec<NodeId> {
+        latest(self.given.get(workspace), valid, now)
+    }
+
     /// Who was sent parts of the workspace within the last hour, the latest first.
     pub(crate) fn holders(&self, workspace: &WorkspaceId, now: Instant) -> Vec<NodeId> {
-        let asked = self.workspaces.get(workspace).into_iter().flatten();
-        let mut holders: Vec<_> = asked.filter(|(_, at)| now.duration_since(**at) < HOLDING).collect();
-        holders.sort_by_key(|(node, at)| (Reverse(**at), **node));
-        holders.into_iter().map(|(node, _)| *node).collect()
+        latest(self.workspaces.get(workspace), HOLDING, now)
     }
+}
+
+/// Who asked within this time, the latest first.
+fn latest(asked: Option<&Asked>, long: Duration, now: Instant) -> Vec<NodeId> {
+    let asked = asked.into_iter().flatten();
+    let mut latest: Vec<_> = asked.filter(|(_, at)| now.duration_since(**at) < long).collect();
+    latest.sort_by_key(|(node, at)| (Reverse(**at), **node));
+    latest.into_iter().map(|(node, _)| *node).collect()
 }
 
 /// Notes who asks, and forgets who hasn't for `long`; the one that hasn't for longest makes way for more.
@@ -122,11 +139,15 @@ mod tests {
     fn a_crowd_is_not_remembered() {
         let (mut readers, now) = (Readers::new(), Instant::now());
         let crowd = |n: usize| NodeId::from_bytes(std::array::from_fn(|at| (n >> (8 * (at % 8))) as u8));
-        for n in 1000..1000 + REMEMBERED + 10 {
-            readers.note(LAB, crowd(n), &[slice(1)], now + Duration::from_micros(n as u64));
+        let last = 1000 + REMEMBERED + 9;
+        for n in 1000..=last {
+            let now = now + Duration::from_micros(n as u64);
+            readers.note(LAB, crowd(n), &[slice(1)], now);
+            readers.give(LAB, crowd(n), HOLDING, now);
         }
-        let holders = readers.holders(&LAB, now);
-        assert_eq!((holders.len(), holders[0]), (REMEMBERED, crowd(1000 + REMEMBERED + 9)));
+        let (holders, given) = (readers.holders(&LAB, now), readers.given(&LAB, HOLDING, now));
+        assert_eq!((holders.len(), holders[0]), (MAX_HOLDERS, crowd(last)));
+        assert_eq!((given.len(), given[0]), (REMEMBERED, crowd(last)));
         let others = readers.note(LAB, node(200), &[slice(1)], now + Duration::from_secs(1));
         assert_eq!(others.len(), MAX_HOLDERS - 1);
     }

@@ -6,6 +6,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,9 +17,8 @@ use twinshare::{
     access::{Access, Right, Rights},
     blob::{Blob, Groups, slices},
     peer::{
-        Capability, Catalogue, ExpectedPieces, Grant, Head, Identity, MAX_HOLDERS, MAX_REVOKED, NodeInfo,
-        OwnerPath, PieceRequest, Refusal, ServeError, ServedWorkspace, SignedHead, VisitRefusal, Visited,
-        WorkspaceInfo,
+        Capability, Catalogue, ExpectedPieces, Grant, Head, Identity, MAX_REVOKED, NodeInfo, OwnerPath,
+        PieceRequest, Refusal, ServeError, ServedWorkspace, SignedHead, VisitRefusal, Visited, WorkspaceInfo,
     },
     profile::{Profile, Touched},
     publish::{
@@ -49,6 +49,9 @@ const RENEWED: u64 = 60;
 /// … and are valid for so long. Whoever judges one may know the owner's time only as of the last renewal, so that access
 /// that was taken back ends after five minutes everywhere.
 const VALID: u64 = 240;
+
+/// Nobody takes one for valid that was given longer ago.
+const VOID: Duration = Duration::from_secs(VALID + 60);
 
 /// Why a workspace can't be shared, or not any more.
 #[derive(Debug, thiserror::Error)]
@@ -407,13 +410,17 @@ impl Sharing {
         let readable = shares.iter().filter(|share| self.rights(share, Some(reader)).has(Right::Read));
         let grant = |share: &Arc<Share>| {
             let id = share.id();
-            let holders = self.readers().holders(&id, Instant::now());
+            let now = Instant::now();
+            let (holders, given) = {
+                let mut readers = self.readers();
+                readers.give(id, reader, VOID, now);
+                (readers.holders(&id, now), readers.given(&id, VOID, now))
+            };
             let may_read = |node: &NodeId| self.rights(share, Some(*node)).has(Right::Read);
-            let (holders, mut revoked): (Vec<_>, Vec<_>) = holders.into_iter().partition(may_read);
-            revoked.truncate(MAX_REVOKED);
+            let revoked = given.into_iter().filter(|node| !may_read(node)).take(MAX_REVOKED).collect();
             Grant {
                 capability: Capability::sign(&self.own.identity, id, reader, issued, issued + VALID),
-                holders: holders.into_iter().filter(|node| *node != reader).take(MAX_HOLDERS).collect(),
+                holders: holders.into_iter().filter(|node| *node != reader && may_read(node)).collect(),
                 revoked,
             }
         };

@@ -238,8 +238,11 @@ fn unmount(mount: &Path) -> String {
 fn is_running(pid: u32) -> bool {
     let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else { return false };
     // The name, in brackets, may have brackets in it.
-    let state = stat.rsplit(|&byte| byte == b')').next().and_then(|rest| rest.get(1));
-    !matches!(state, Some(b'Z' | b'X'))
+    let rest = stat.rsplit(|&byte| byte == b')').next().unwrap_or_default();
+    let mut fields = rest.split(|&byte| byte == b' ').skip(1);
+    let (state, threads) = (fields.next(), fields.nth(16));
+    // The first thread may have ended before the others, which still have the files.
+    !matches!(state, Some(b"Z" | b"X")) || !matches!(threads, Some(b"0" | b"1"))
 }
 
 pub(super) async fn status(session: &Session, as_json: bool) -> Result<String, Failure> {
