@@ -63,6 +63,7 @@ impl Control for Node {
             peers_online: online as u64,
             cache: self.cache.size(),
             encryption: !self.plain,
+            alerts: self.neighbours.alerts(),
             uptime_s: self.started.elapsed().as_secs(),
         }
     }

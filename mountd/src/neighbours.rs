@@ -18,7 +18,7 @@ use tokio::{
 };
 use twinshare::{
     access::Right,
-    api::PeerAddress,
+    api::{Happening, PeerAddress},
     discovery::{Change, Discovery},
     fetch::{Holder, HolderError, Holders},
     peer::{
@@ -33,6 +33,7 @@ use twinshare::{
 use self::book::Book;
 pub(crate) use self::book::Neighbour;
 use crate::{
+    events::Events,
     files,
     holder::{Holding, Ways},
     swarm::Swarm,
@@ -65,6 +66,9 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(30);
 /// An owner is asked for access to a workspace at most once in this time.
 const KNOCK_GAP: Duration = Duration::from_secs(60);
 
+/// So much that is wrong is told of one peer: more says nothing new.
+const ALERTS: usize = 16;
+
 /// Whom a contact is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Target {
@@ -78,6 +82,7 @@ pub(crate) struct Neighbours {
     own_host: HostName,
     credentials: Credentials,
     bandwidth: Arc<Bandwidth>,
+    events: Arc<Events>,
     store: Arc<dyn ReadStore>,
     file: PathBuf,
     book: Mutex<Book>,
@@ -110,6 +115,7 @@ impl Neighbours {
         own_host: HostName,
         credentials: Credentials,
         bandwidth: Arc<Bandwidth>,
+        events: Arc<Events>,
         store: Arc<dyn ReadStore>,
     ) -> Arc<Self> {
         let file = state.join("peers.json");
@@ -137,6 +143,7 @@ impl Neighbours {
             retry: Notify::new(),
             credentials,
             bandwidth,
+            events,
         })
     }
 
@@ -201,16 +208,26 @@ impl Neighbours {
                 (claimed, format!("{from} announced itself in this node's name"))
             }
             Alert::OwnIdentity { from } => {
-                tracing::warn!(%from, "another running node has this node's own identity");
-                return;
+                (&self.own, format!("another running node has this node's own identity: {from}"))
             }
         };
-        tracing::warn!(node = %id, text, "a peer is odd");
-        if let Some(neighbour) = self.book().neighbours.get_mut(id)
-            && !neighbour.alerts.contains(&text)
-        {
-            neighbour.alerts.push(text);
+        let mut book = self.book();
+        let alerts = match book.neighbours.get_mut(id) {
+            Some(neighbour) => &mut neighbour.alerts,
+            None => &mut book.alerts,
+        };
+        if alerts.contains(&text) || alerts.len() >= ALERTS {
+            return;
         }
+        alerts.push(text.clone());
+        drop(book);
+        tracing::warn!(node = %id, text, "something is wrong with an identity");
+        self.events.note(Happening::IdentityAlert { peer: *id, what: text });
+    }
+
+    /// What is wrong with identities of nodes that aren't known, this one's own among them.
+    pub(crate) fn alerts(&self) -> Vec<String> {
+        self.book().alerts.clone()
     }
 
     /// Adds a peer by address and remembers it.

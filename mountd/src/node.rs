@@ -142,6 +142,7 @@ pub(crate) async fn run(
         host.clone(),
         credentials.clone(),
         bandwidth.clone(),
+        events.clone(),
         store.clone(),
     );
 

@@ -67,4 +67,11 @@ pub enum Happening {
         /// Whether it wants to change it.
         write: bool,
     },
+    /// Something is wrong with an identity: it was announced in somebody else's name, or runs twice.
+    IdentityAlert {
+        /// Whose; this node's own, perhaps.
+        peer: NodeId,
+        /// What was seen, and from where.
+        what: String,
+    },
 }

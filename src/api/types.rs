@@ -34,6 +34,9 @@ pub struct Status {
     pub cache: CacheUse,
     /// Whether everything that it sends to others is encrypted.
     pub encryption: bool,
+    /// What is wrong with the identities of nodes that aren't among the peers, this one's own among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<String>,
     /// Seconds since it started.
     pub uptime_s: u64,
 }

@@ -46,6 +46,9 @@ fn said(event: &Event) -> String {
         Happening::WorkspaceLeft { host, workspace } => format!("{host}/{workspace} left"),
         Happening::HostOnline { host } => format!("{host} is online"),
         Happening::HostAway { host } => format!("{host} is away"),
+        Happening::IdentityAlert { peer, what } => {
+            format!("something is wrong with {}: {what}", peer.short())
+        }
         Happening::AccessRequested { workspace, peer, write } => {
             let wants = if *write { "change" } else { "read" };
             format!("{} asks to {wants} {workspace} ('twinshare requests')", peer.short())

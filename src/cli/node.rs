@@ -17,7 +17,7 @@ use super::{
     arguments::Up,
     failure::Failure,
     mounts::is_mounted_now,
-    output::{duration, fields, json, size},
+    output::{duration, fields, json, plain, size},
     session::Session,
 };
 
@@ -250,7 +250,7 @@ pub(super) async fn status(session: &Session, as_json: bool) -> Result<String, F
     if as_json {
         return json(&status);
     }
-    Ok(fields(&[
+    let mut shown = vec![
         ("host", status.hostname.to_string()),
         ("node", status.node.to_string()),
         ("version", status.version),
@@ -264,7 +264,9 @@ pub(super) async fn status(session: &Session, as_json: bool) -> Result<String, F
         ("peers online", status.peers_online.to_string()),
         ("cache", format!("{} of {}", size(status.cache.used), size(status.cache.limit))),
         ("up for", duration(status.uptime_s)),
-    ]))
+    ];
+    shown.extend(status.alerts.into_iter().map(|alert| ("warning", plain(&alert))));
+    Ok(fields(&shown))
 }
 
 #[cfg(test)]

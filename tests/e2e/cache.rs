@@ -70,8 +70,8 @@ fn a_pinned_workspace_is_complete_without_its_owner_and_follows_it() {
     bed.guest().ask(&["unpin", "owner/lab"]);
     let report = bed.guest().json(&["cache", "clear", "--json"]);
     assert_eq!((&report["pins"], &report["pinned"]), (&Value::Array(vec![]), &0.into()));
-    // The pack that is written to next keeps its page.
-    assert!(report["used"].as_u64().unwrap() <= 4096, "{report}");
+    // The pack that is written to next keeps its page, and ext4 one of its own when the file was in more than four parts.
+    assert!(report["used"].as_u64().unwrap() <= 8192, "{report}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How nodes find each other, and what happens when they can't.
 
-use std::{fs, time::Duration};
+use std::{fs, io::BufRead, time::Duration};
 
 use rustix::io::Errno;
 
@@ -57,6 +57,51 @@ impl Drop for Second {
     fn drop(&mut self) {
         self.0.down_if_up();
     }
+}
+
+/// A machine that was cloned, its node's key and all.
+#[test]
+fn a_cloned_identity_is_told_to_all_and_shown_under_no_name_of_its_own() {
+    let Some(bed) = Bed::new() else { return };
+    let (owner, guest) = (bed.owner(), bed.guest());
+    let folder = bed.workspace("lab");
+    fs::write(folder.join("f"), "content").unwrap();
+    owner.up(&[]);
+    owner.share(&folder, "lab");
+    guest.up(&[]);
+    let view = guest.wait_for_workspace("owner", "lab");
+    let clone = Second(Node::new("second", owner.namespace(), owner.address(), bed.folder().join("second")));
+    let identity = "state/identity";
+    fs::create_dir_all(clone.0.home().join(identity)).unwrap();
+    for entry in fs::read_dir(owner.home().join(identity)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), clone.0.home().join(identity).join(entry.file_name())).unwrap();
+    }
+    let mut events = guest.command(&["events", "--json"]);
+    let mut events = events.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    clone.0.up(&[]);
+    let said = "two running nodes have the identity of";
+    wait_for("the guest is told", Duration::from_secs(30), || {
+        let peers = guest.json(&["peer", "list", "--json"]);
+        peers[0]["alerts"].to_string().contains(said).then_some(())
+    });
+    for node in [owner, &clone.0] {
+        wait_for("so are both", Duration::from_secs(30), || {
+            node.ask(&["status"]).contains("another running node has this node's own identity").then_some(())
+        });
+    }
+    let lines = std::io::BufReader::new(events.stdout.take().unwrap()).lines();
+    let told = lines.map(Result::unwrap).find(|line| line.contains("identity_alert") || line.contains(said));
+    assert!(told.unwrap().contains(said));
+    events.kill().unwrap();
+    events.wait().unwrap();
+    // Nothing new is shown in the mount, and what was there stays.
+    let hosts: Vec<_> = fs::read_dir(guest.mount()).unwrap().map(|host| host.unwrap().file_name()).collect();
+    assert!(
+        hosts.iter().any(|host| host == "owner") && !hosts.iter().any(|host| host == "second"),
+        "{hosts:?}"
+    );
+    assert_eq!(fs::read(view.join("f")).unwrap(), b"content");
 }
 
 /// The bounds of field case 25, as far as they concern this version.

@@ -51,6 +51,7 @@ fn a_status() -> Status {
         peers_online: 2,
         cache: CacheUse { used: 3, limit: 4 },
         encryption: true,
+        alerts: vec!["odd".to_owned()],
         uptime_s: 5,
     }
 }

@@ -13,7 +13,14 @@ fn opened(state: &Path) -> Arc<Neighbours> {
 fn opened_with(state: &Path, store: MemoryStore) -> Arc<Neighbours> {
     let identity = Identity::load_or_create(&state.join("identity")).unwrap();
     let credentials = Credentials::new(&identity).unwrap();
-    Neighbours::open(state, "me".parse().unwrap(), credentials, Arc::default(), Arc::new(store))
+    Neighbours::open(
+        state,
+        "me".parse().unwrap(),
+        credentials,
+        Arc::default(),
+        Events::new(),
+        Arc::new(store),
+    )
 }
 
 /// The tree object of an empty folder.

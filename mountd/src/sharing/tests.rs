@@ -290,7 +290,7 @@ async fn grants_are_for_whom_the_owner_lets_read() {
     assert_eq!(mine.co_readers(std::slice::from_ref(&piece)), [other]);
     // Who has a capability is told when it's void, also if it never read anything from here.
     assert!(granted(Some(other)).contains(&open.id()));
-    let silent = NodeId::from_bytes([7; 32]);
+    let silent = NodeId::from_bytes([6; 32]);
     assert_eq!(granted(Some(silent)), [open.id()]);
     owner.decide(&open, silent, Decision::Deny);
     owner.decide(&open, other, Decision::Deny);
