@@ -98,9 +98,10 @@ impl Answer {
         address: SocketAddr,
         idle: Duration,
         pieces: Vec<PieceRequest>,
+        may_wait: bool,
         bytes: &[u8],
     ) -> Self {
-        let (buffer, check) = (BytesMut::from(bytes), Check::new(pieces));
+        let (buffer, check) = (BytesMut::from(bytes), Check { may_wait, ..Check::new(pieces) });
         Self { peer, address, idle, stream: None, buffer, header: None, check, co_readers: Vec::new() }
     }
 
