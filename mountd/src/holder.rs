@@ -81,10 +81,14 @@ impl Holder for Holding {
             let known = readers.values().flatten().copied();
             let ways = self.neighbours.ways(&self.workspace, known);
             let Some(ways) = ways else { return Err(HolderError::Nobody) };
-            if let (1, Some(owner)) = (ways.clients.len(), ways.clients.get(&ways.owner)) {
-                return from_owner(swarm, owner, ways.workspace, wants, urgency.bulk, sink).await;
+            let fetched = match (ways.clients.len(), ways.clients.get(&ways.owner)) {
+                (1, Some(owner)) => from_owner(swarm, owner, ways.workspace, wants, urgency.bulk, sink).await,
+                _ => Fetch::new(swarm, &ways, &readers, wants, urgency, sink).run().await,
+            };
+            for (node, what) in swarm.take_lies() {
+                self.neighbours.alert(node, what);
             }
-            Fetch::new(swarm, &ways, &readers, wants, urgency, sink).run().await
+            fetched
         }
         .boxed()
     }
@@ -102,6 +106,10 @@ async fn from_owner(
     let mut since = Instant::now();
     let mut latest = None;
     let pieces = wants.iter().map(request).collect();
+    let failure = |error: PeerError| {
+        note_lie(swarm, &error);
+        failure(error)
+    };
     let answer =
         if bulk { owner.batch_ahead(workspace, pieces).await } else { owner.batch(workspace, pieces).await };
     let mut answer = answer.map_err(failure)?;
@@ -333,6 +341,9 @@ impl<'a> Fetch<'a> {
         if let Err(error) = &result {
             tracing::debug!(node = %ask.who, %error, "a fetch failed");
         }
+        if let Err(error) = &result {
+            note_lie(self.swarm, error);
+        }
         match result {
             Err(error @ (PeerError::Denied { .. } | PeerError::Unknown { .. })) if is_owner => {
                 return Err(failure(error));
@@ -464,6 +475,12 @@ fn received(piece: peer::Piece) -> Result<Piece, Refused> {
         peer::Piece::Refused(RefusedPiece::Changed) => Err(Refused::Changed),
         peer::Piece::Refused(RefusedPiece::Failed) => Err(Refused::Failed),
         peer::Piece::Refused(RefusedPiece::Denied) => Err(Refused::Denied),
+    }
+}
+
+fn note_lie(swarm: &Swarm, error: &PeerError) {
+    if let PeerError::Misbehaved { peer, what } = error {
+        swarm.note_lie(*peer, what.clone());
     }
 }
 

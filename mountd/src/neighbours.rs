@@ -211,8 +211,13 @@ impl Neighbours {
                 (&self.own, format!("another running node has this node's own identity: {from}"))
             }
         };
+        self.alert(*id, text);
+    }
+
+    /// Tells the user that something is wrong with a peer, once.
+    pub(crate) fn alert(&self, peer: NodeId, text: String) {
         let mut book = self.book();
-        let alerts = match book.neighbours.get_mut(id) {
+        let alerts = match book.neighbours.get_mut(&peer) {
             Some(neighbour) => &mut neighbour.alerts,
             None => &mut book.alerts,
         };
@@ -221,11 +226,11 @@ impl Neighbours {
         }
         alerts.push(text.clone());
         drop(book);
-        tracing::warn!(node = %id, text, "something is wrong with an identity");
-        self.events.note(Happening::IdentityAlert { peer: *id, what: text });
+        tracing::warn!(node = %peer, text, "something is wrong with a peer");
+        self.events.note(Happening::PeerAlert { peer, what: text });
     }
 
-    /// What is wrong with identities of nodes that aren't known, this one's own among them.
+    /// What is wrong with nodes that aren't known, this one itself among them.
     pub(crate) fn alerts(&self) -> Vec<String> {
         self.book().alerts.clone()
     }
@@ -260,6 +265,9 @@ impl Neighbours {
             retry.as_mut().enable();
             if let Err(error) = self.session(&target, &discovery).await {
                 tracing::debug!(?target, %error, "no contact");
+                if let PeerError::Misbehaved { peer, what } = error {
+                    self.alert(peer, what);
+                }
             }
             if started.elapsed() > LAST_PAUSE {
                 pause = FIRST_PAUSE;

@@ -67,9 +67,9 @@ pub enum Happening {
         /// Whether it wants to change it.
         write: bool,
     },
-    /// Something is wrong with an identity: it was announced in somebody else's name, or runs twice.
-    IdentityAlert {
-        /// Whose; this node's own, perhaps.
+    /// Something is wrong with a peer: its identity was announced by somebody else or runs twice, or it sent what it shouldn't.
+    PeerAlert {
+        /// Which; this node itself, perhaps.
         peer: NodeId,
         /// What was seen, and from where.
         what: String,

@@ -34,7 +34,7 @@ pub struct Status {
     pub cache: CacheUse,
     /// Whether everything that it sends to others is encrypted.
     pub encryption: bool,
-    /// What is wrong with the identities of nodes that aren't among the peers, this one's own among them.
+    /// What is wrong with nodes that aren't among the peers, this one itself among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alerts: Vec<String>,
     /// Seconds since it started.

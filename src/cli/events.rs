@@ -46,7 +46,7 @@ fn said(event: &Event) -> String {
         Happening::WorkspaceLeft { host, workspace } => format!("{host}/{workspace} left"),
         Happening::HostOnline { host } => format!("{host} is online"),
         Happening::HostAway { host } => format!("{host} is away"),
-        Happening::IdentityAlert { peer, what } => {
+        Happening::PeerAlert { peer, what } => {
             format!("something is wrong with {}: {what}", peer.short())
         }
         Happening::AccessRequested { workspace, peer, write } => {

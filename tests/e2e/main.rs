@@ -7,6 +7,7 @@
 mod access;
 mod bed;
 mod cable;
+mod hostile;
 mod lan;
 mod limits;
 mod link;

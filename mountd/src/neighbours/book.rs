@@ -58,7 +58,7 @@ pub(super) struct Book {
     pub(super) neighbours: BTreeMap<NodeId, Neighbour>,
     /// Addresses that the user added, and who was met there.
     pub(super) addresses: BTreeMap<String, Option<NodeId>>,
-    /// What is wrong with identities of nodes that aren't known, this one's own among them.
+    /// What is wrong with nodes that aren't known, this one itself among them.
     #[serde(skip)]
     pub(super) alerts: Vec<String>,
     #[serde(skip)]
