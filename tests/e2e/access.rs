@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -22,6 +22,15 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Shares a folder so that nobody is let in yet.
 fn share(owner: &Node, folder: &Path, access: &str) {
     owner.ask(&["share", folder.to_str().unwrap(), "--name", "lab", "--access", access, "--wait"]);
+}
+
+/// Has the owner share a folder so that nobody is let in yet, and the guest see its name; gives where the guest sees it.
+fn seen_by_guest(bed: &Bed, folder: &Path) -> PathBuf {
+    bed.owner().up(&[]);
+    share(bed.owner(), folder, "ask");
+    bed.guest().up(&[]);
+    wait_for("the name is seen", LIMIT, || bed.guest().workspace("owner", "lab"));
+    bed.guest().mount().join("owner/lab")
 }
 
 /// The names in a folder. That it can be opened means nothing: the kernel does that by itself.
@@ -44,11 +53,7 @@ fn an_unknown_node_sees_no_more_than_names_and_under_peers_nothing() {
     let workspace = bed.workspace("lab");
     fs::write(workspace.join("secret"), "content").unwrap();
     let (owner, guest) = (bed.owner(), bed.guest());
-    owner.up(&[]);
-    share(owner, &workspace, "ask");
-    guest.up(&[]);
-    wait_for("the name is seen", LIMIT, || guest.workspace("owner", "lab"));
-    let seen = guest.mount().join("owner/lab");
+    let seen = seen_by_guest(&bed, &workspace);
     assert_eq!(errno(list(&seen)), Some(libc::EACCES));
     assert_eq!(errno(fs::read(seen.join("secret"))), Some(libc::EACCES));
     let listed = guest.workspace("owner", "lab").unwrap();
@@ -77,11 +82,7 @@ fn each_right_is_what_it_says_on_both_sides() {
     fs::write(workspace.join("small"), "content").unwrap();
     fs::write(workspace.join("other"), "other").unwrap();
     let (owner, guest) = (bed.owner(), bed.guest());
-    owner.up(&[]);
-    share(owner, &workspace, "ask");
-    guest.up(&[]);
-    wait_for("the name is seen", LIMIT, || guest.workspace("owner", "lab"));
-    let seen = guest.mount().join("owner/lab");
+    let seen = seen_by_guest(&bed, &workspace);
     let allow = |rights: &str| {
         owner.ask(&["access", "lab", "--allow", "guest", "--rights", rights]);
         wait_for(&format!("the guest knows that it has {rights}"), LIMIT, || {
@@ -148,12 +149,8 @@ fn a_revoked_peers_running_read_ends_within_a_second() {
     // Some eight seconds of the link.
     write_random(&workspace.join("large"), "revoked", 1 << 30);
     let (owner, guest) = (bed.owner(), bed.guest());
-    owner.up(&[]);
-    share(owner, &workspace, "ask");
-    guest.up(&[]);
-    wait_for("the name is seen", LIMIT, || guest.workspace("owner", "lab"));
+    let seen = seen_by_guest(&bed, &workspace).join("large");
     owner.ask(&["access", "lab", "--allow", "guest"]);
-    let seen = guest.mount().join("owner/lab/large");
     wait_for_errno("the guest is let in", None, || fs::metadata(&seen));
     let before = bed.received();
     let mut cat = within(60, "cat").arg(&seen).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

@@ -157,7 +157,7 @@ fn without_encryption_only_what_is_public_is_served_and_both_are_told() {
         let output = curl.args(["--", "curl", "-sk", "-i", &url]).args(more).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    set_password(owner, "closed");
+    assert!(owner.set_password("closed", "correct horse"));
     assert_eq!(get("http", "/w/open/f", &[]), "", "it's on by default");
     assert!(get("https", "/w/open/f", &[]).ends_with("open"));
     owner.down();
@@ -187,13 +187,4 @@ fn without_encryption_only_what_is_public_is_served_and_both_are_told() {
     bed.guest().up(&[]);
     let seen = bed.guest().wait_for_workspace("owner", "open");
     assert_eq!(fs::read_to_string(seen.join("f")).unwrap(), "open");
-}
-
-fn set_password(owner: &Node, workspace: &str) {
-    use std::io::Write;
-    let mut command = owner.command(&["access", workspace, "--password"]);
-    let mut child =
-        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
-    writeln!(child.stdin.take().unwrap(), "correct horse").unwrap();
-    assert!(child.wait().unwrap().success());
 }

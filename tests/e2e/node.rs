@@ -2,9 +2,10 @@
 
 use std::{
     fs,
+    io::Write,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -145,6 +146,15 @@ impl Node {
     }
 
     /// What this node's `ls` says of a workspace, if it lists it.
+    /// Sets the password of a workspace that it shares; false if it won't have that one.
+    pub(crate) fn set_password(&self, workspace: &str, password: &str) -> bool {
+        let mut command = self.command(&["access", workspace, "--password"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        writeln!(child.stdin.take().unwrap(), "{password}").unwrap();
+        child.wait().unwrap().success()
+    }
+
     pub(crate) fn workspace(&self, host: &str, name: &str) -> Option<Value> {
         let hosts = self.json(&["ls", "--json"]);
         let host = hosts.as_array()?.iter().find(|one| one["name"] == host)?;

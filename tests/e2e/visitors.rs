@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, Permissions},
-    io::Write,
     os::unix::fs::{FileExt, PermissionsExt, symlink},
     path::Path,
     process::{Output, Stdio},
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     bed::Bed,
-    node::{Node, stdout, within},
+    node::{stdout, within},
     sample::{find, python, random, sha256, write_random},
     wait::{poll, wait_for},
 };
@@ -29,14 +28,6 @@ fn curl(bed: &Bed, path: &str, more: &[&str]) -> Output {
 
 fn status(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn set_password(owner: &Node, password: &str) -> bool {
-    let mut command = owner.command(&["access", "lab", "--password"]);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    writeln!(child.stdin.take().unwrap(), "{password}").unwrap();
-    child.wait().unwrap().success()
 }
 
 #[test]
@@ -57,8 +48,8 @@ fn a_password_opens_listings_files_and_archives_to_curl() {
     let path = workspace.to_str().unwrap();
     owner.ask(&["share", path, "--name", "lab", "--access", "password", "--wait"]);
     assert_eq!(status(&curl(&bed, "/w/lab", &[])), "404", "without a password it's none for visitors");
-    assert!(!set_password(owner, "short"));
-    assert!(set_password(owner, "correct horse"));
+    assert!(!owner.set_password("lab", "short"));
+    assert!(owner.set_password("lab", "correct horse"));
     assert!(!fs::read_to_string(owner.home().join("state/access.json")).unwrap().contains("correct horse"));
 
     let refused = curl(&bed, "/w/lab/script", &["-D", "-"]);
@@ -106,7 +97,7 @@ fn a_password_opens_listings_files_and_archives_to_curl() {
     assert_eq!(fs::metadata(unpacked.join("script")).unwrap().permissions().mode() & 0o777, 0o750);
 
     // A new password ends what the old one opened.
-    assert!(set_password(owner, "battery staple"));
+    assert!(owner.set_password("lab", "battery staple"));
     assert_eq!(status(&get("/w/lab/script", &[])), "401");
     // Whoever guesses has to wait.
     for _ in 0..5 {
@@ -149,7 +140,7 @@ fn a_download_under_way_ends_with_the_password() {
     write_random(&workspace.join("large"), "large", 512 << 20);
     owner.up(&[]);
     owner.ask(&["share", workspace.to_str().unwrap(), "--name", "lab", "--access", "password", "--wait"]);
-    assert!(set_password(owner, "correct horse"));
+    assert!(owner.set_password("lab", "correct horse"));
     let port = owner.json(&["status", "--json"])["share_port"].as_u64().unwrap();
     let url = format!("https://{}:{port}/w/lab/large", owner.address());
     let mut curl = within(60, "nsenter");
@@ -158,7 +149,7 @@ fn a_download_under_way_ends_with_the_password() {
     let mut download =
         curl.args(["--", "curl", "-sk", "-o", "/dev/null", "-u", "me:correct horse", &url]).spawn().unwrap();
     wait_for("it's under way", Duration::from_secs(10), || (bed.received() - before > 8 << 20).then_some(()));
-    assert!(set_password(owner, "battery staple"));
+    assert!(owner.set_password("lab", "battery staple"));
     let ended = poll(Duration::from_secs(3), || download.try_wait().unwrap()).expect("it ends");
     assert!(!ended.success(), "curl knows that it hasn't got all");
     assert!(bed.received() - before < 400 << 20);
