@@ -148,7 +148,7 @@ fn a_revoked_peers_running_read_ends_within_a_second() {
     let workspace = bed.workspace("lab");
     // Some eight seconds of the link.
     write_random(&workspace.join("large"), "revoked", 1 << 30);
-    let (owner, guest) = (bed.owner(), bed.guest());
+    let owner = bed.owner();
     let seen = seen_by_guest(&bed, &workspace).join("large");
     owner.ask(&["access", "lab", "--allow", "guest"]);
     wait_for_errno("the guest is let in", None, || fs::metadata(&seen));

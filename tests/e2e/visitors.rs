@@ -4,7 +4,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::{FileExt, PermissionsExt, symlink},
     path::Path,
-    process::{Output, Stdio},
+    process::Output,
     time::Duration,
 };
 
