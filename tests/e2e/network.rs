@@ -1,13 +1,19 @@
 //! How nodes find each other, and what happens when they can't.
 
-use std::{fs, io::BufRead, time::Duration};
+use std::{fs, io::BufRead, sync::Arc, time::Duration};
 
 use rustix::io::Errno;
 
-use crate::{bed::Bed, node::Node, sample::write_random, wait::wait_for};
+use twinshare::{
+    discovery::{DISCOVERY_PORT, Discovery, DiscoveryConfig, Facts, InterfaceRules, Resources, Signer},
+    peer::Identity,
+    types::NodeId,
+};
+
+use crate::{bed::Bed, link::in_namespace, node::Node, sample::write_random, wait::wait_for};
 
 #[test]
-fn a_peer_added_by_address_needs_no_multicast_and_is_remembered() {
+fn case_40_a_peer_added_by_address_needs_no_multicast_and_is_remembered() {
     let Some(bed) = Bed::new() else { return };
     let folder = bed.workspace("lab");
     fs::write(folder.join("f"), "content").unwrap();
@@ -61,7 +67,7 @@ impl Drop for Second {
 
 /// A machine that was cloned, its node's key and all.
 #[test]
-fn a_cloned_identity_is_told_to_all_and_shown_under_no_name_of_its_own() {
+fn case_41_a_cloned_identity_is_told_to_all_and_shown_under_no_name_of_its_own() {
     let Some(bed) = Bed::new() else { return };
     let (owner, guest) = (bed.owner(), bed.guest());
     let folder = bed.workspace("lab");
@@ -102,6 +108,121 @@ fn a_cloned_identity_is_told_to_all_and_shown_under_no_name_of_its_own() {
         "{hosts:?}"
     );
     assert_eq!(fs::read(view.join("f")).unwrap(), b"content");
+}
+
+/// The one that was met first keeps the name; the other has one of its own, also after a restart.
+#[test]
+fn case_41_two_hosts_of_one_name_have_a_folder_each() {
+    let Some(bed) = Bed::new() else { return };
+    let (owner, guest) = (bed.owner(), bed.guest());
+    let second = Second(Node::new("second", owner.namespace(), owner.address(), bed.folder().join("second")));
+    let share = |node: &Node, files: &std::path::Path| {
+        let folder = files.join("lab");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("whose"), node.namespace().len().to_string() + &files.to_string_lossy())
+            .unwrap();
+        node.ask(&["up", "--name", "dev"]);
+        node.share(&folder, "lab");
+        fs::read_to_string(folder.join("whose")).unwrap()
+    };
+    guest.up(&[]);
+    let first_says = share(owner, &owner.files());
+    guest.wait_for_workspace("dev", "lab");
+    let second_says = share(&second.0, &second.0.files());
+    let places = || {
+        let mut places: Vec<_> = fs::read_dir(guest.mount())
+            .unwrap()
+            .map(|host| host.unwrap().path())
+            .filter(|host| host.join("lab/whose").exists())
+            .collect();
+        places.sort();
+        (places.len() == 2).then_some(places)
+    };
+    let both = wait_for("both are shown", Duration::from_secs(20), places);
+    let said = |places: &[std::path::PathBuf]| {
+        places.iter().map(|place| fs::read_to_string(place.join("lab/whose")).unwrap()).collect::<Vec<_>>()
+    };
+    assert!(both[0].ends_with("dev"), "{both:?}");
+    assert_eq!(said(&both), [first_says, second_says]);
+    let before = said(&both);
+    guest.down();
+    guest.up(&[]);
+    let again = wait_for("both are shown again", Duration::from_secs(20), places);
+    assert_eq!((&again, said(&again)), (&both, before));
+}
+
+/// Announces itself with a name and an identity that are another's, and a key of its own.
+struct Liar {
+    claimed: NodeId,
+    key: Identity,
+}
+
+impl Signer for Liar {
+    fn id(&self) -> NodeId {
+        self.claimed
+    }
+
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        *self.key.sign(message).as_bytes()
+    }
+}
+
+#[test]
+fn case_42_who_announces_anothers_identity_is_told_and_never_shown() {
+    let Some(bed) = Bed::new() else { return };
+    let (owner, guest) = (bed.owner(), bed.guest());
+    let folder = bed.workspace("lab");
+    fs::write(folder.join("f"), "content").unwrap();
+    owner.up(&[]);
+    owner.share(&folder, "lab");
+    guest.up(&[]);
+    let view = guest.wait_for_workspace("owner", "lab");
+    let claimed = owner.json(&["id", "--json"])["node"].as_str().unwrap().parse().unwrap();
+    let key = Identity::load_or_create(&bed.folder().join("liar")).unwrap();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    std::thread::scope(|scope| {
+        // From the owner's machine: then its address tells nothing.
+        scope.spawn(|| {
+            in_namespace(owner.namespace(), || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let facts = || Facts {
+                        hostname: "owner".parse().unwrap(),
+                        port: 9,
+                        version: "1".to_owned(),
+                        environments: vec!["lab".parse().unwrap(), "false".parse().unwrap()],
+                        features: Vec::new(),
+                        resources: Resources { cpu_cores: 1, memory_gb: 1, disk_gb: 1 },
+                        catalogue: "false".to_owned(),
+                    };
+                    let config = DiscoveryConfig {
+                        signer: Arc::new(Liar { claimed, key }),
+                        interfaces: InterfaceRules::default(),
+                        interval: Duration::from_secs(1),
+                        port: DISCOVERY_PORT,
+                        facts: Box::new(facts),
+                    };
+                    let discovery = Discovery::start(config, async { drop(ended.await) });
+                    discovery.finished().await;
+                });
+            });
+        });
+        wait_for("the guest is told", Duration::from_secs(30), || {
+            let peers = guest.json(&["peer", "list", "--json"]);
+            peers[0]["alerts"].to_string().contains("announced itself in this node's name").then_some(())
+        });
+        // The owner is reached where it was, and what is shown is its own.
+        let later = folder.join("later");
+        fs::write(later, "later").unwrap();
+        wait_for("the owner is followed as before", Duration::from_secs(20), || {
+            (fs::read(view.join("later")).ok()? == b"later").then_some(())
+        });
+        assert_eq!(fs::read(view.join("f")).unwrap(), b"content");
+        let shown: Vec<_> =
+            fs::read_dir(guest.mount().join("owner")).unwrap().map(|one| one.unwrap().file_name()).collect();
+        assert_eq!(shown, ["lab"]);
+        drop(end);
+    });
 }
 
 /// The bounds of field case 25, as far as they concern this version.

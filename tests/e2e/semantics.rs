@@ -206,6 +206,24 @@ fn case_08_any_name_is_an_entry_of_its_own() {
     let encoded: Vec<_> = files.iter().filter_map(|file| file["name_base64"].as_str()).collect();
     assert_eq!(encoded.len(), 1, "{files:?}");
     assert_eq!(encoded[0].trim_end_matches('='), "Y2Fm6Q");
+
+    // And in a ZIP archive, where what isn't text is written as text.
+    let port = bed.owner().json(&["status", "--json"])["share_port"].as_u64().unwrap();
+    let archive = bed.folder().join("lab.zip");
+    let url = format!("https://{}:{port}/w/lab?zip", bed.owner().address());
+    let mut curl = within(60, "nsenter");
+    curl.arg(format!("--net=/run/netns/{}", bed.guest().namespace()));
+    stdout(curl.args(["--", "curl", "-skf", "-o"]).arg(&archive).arg(&url));
+    const LIST: &str = "import sys, zipfile\n\
+        with zipfile.ZipFile(sys.argv[1]) as archive:\n    \
+        for name in archive.namelist():\n        \
+        print(archive.read(name).decode() if name != 'workspace.yaml' else '', name.encode().hex())";
+    let archived = stdout(within(60, python()).args(["-c", LIST]).arg(&archive));
+    for (number, name) in names.iter().enumerate() {
+        let name = if number == 2 { b"caf%E9" } else { *name };
+        let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(archived.lines().any(|line| line == format!("content {number} {hex}")), "{hex}: {archived}");
+    }
 }
 
 #[test]
