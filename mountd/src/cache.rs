@@ -13,12 +13,12 @@ use tokio::{sync::watch, task::AbortHandle};
 use twinshare::{
     access::Right,
     api::{
-        self, ByteSize, CacheReport, CacheUse, CachedWorkspace, FilePath, PinState, Prefetch, PrefetchStep,
-        Problem, RawText, Transfer,
+        self, CacheReport, CacheUse, CachedWorkspace, FilePath, PinState, Prefetch, PrefetchStep, Problem,
+        RawText, Transfer,
     },
     fetch::{BulkError, Fetcher, Observer, Progress, SourceError},
     store::{DiskStore, Pin, PruneStore, StoreError},
-    types::{Digest, PathKey, WorkspaceId},
+    types::{ByteSize, Digest, PathKey, WorkspaceId},
     view::{Mounted, Place, View},
 };
 

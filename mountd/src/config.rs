@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use twinshare::{api::ByteSize, peer::Caps};
+use twinshare::{peer::Caps, types::ByteSize};
 
 /// The file's name.
 const FILE: &str = "config.yaml";

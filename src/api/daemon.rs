@@ -1,7 +1,8 @@
 use std::{ffi::OsString, path::PathBuf};
 
-use super::{ByteSize, ByteSizeError, PeerAddress};
+use super::PeerAddress;
 use crate::types::HostName;
+use crate::types::{ByteSize, ByteSizeError};
 
 /// What a user may say about a node when it starts.
 #[derive(Debug, Clone, PartialEq, Eq, Default, clap::Args)]

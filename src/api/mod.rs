@@ -16,7 +16,6 @@ mod events;
 mod path;
 mod paths;
 mod problem;
-mod size;
 mod text;
 mod types;
 
@@ -37,7 +36,6 @@ pub use events::{Event, Happening};
 pub use path::{FilePath, FilePathError};
 pub use paths::Paths;
 pub use problem::Problem;
-pub use size::{ByteSize, ByteSizeError};
 pub use text::RawText;
 pub use types::{
     AccessRequest, Decision, FileEntry, FileKind, Finding, Host, Join, Judgement, LaunchPlan, LaunchRequest,

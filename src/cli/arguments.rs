@@ -94,6 +94,17 @@ Example:
   twinshare run colleague/lab --net")]
     Run(Run),
 
+    /// Show which environments a workspace has, and why
+    #[command(after_help = "\
+What workspace.yaml and the files in environments/ describe; where they describe nothing, what the project's files suggest
+(docs/WORKSPACE.md). Nothing is run.
+
+Example:
+  twinshare plan
+  twinshare plan colleague/lab
+  twinshare plan ~/lab --json")]
+    Plan(PlanOptions),
+
     /// Become the command of a launch: 'run' starts this in its sandbox
     #[command(hide = true)]
     Enter(Enter),
@@ -410,6 +421,15 @@ impl Listed {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct PlanOptions {
+    /// HOST/WORKSPACE, or a folder
+    #[arg(value_name = "PLACE", default_value = ".", value_parser = OsStringValueParser::new().try_map(place))]
+    pub(super) place: Where,
+    #[command(flatten)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct Run {
     /// Whose workspace
     #[arg(value_name = "HOST/WORKSPACE", value_parser = OsStringValueParser::new().try_map(workspace))]
@@ -496,7 +516,8 @@ fn place(text: OsString) -> Result<Where, String> {
     if let Some(Component::RootDir | Component::CurDir | Component::ParentDir) = first {
         return Ok(Where::Path(text.into()));
     }
-    FilePath::parse(text.as_encoded_bytes()).map(Where::Named).map_err(|error| error.to_string())
+    let named = FilePath::parse(text.as_encoded_bytes()).map(Where::Named);
+    named.map_err(|error| format!("{error}, or a path on this machine, which begins with '/' or '.'"))
 }
 
 /// What `run` says to itself in the sandbox.

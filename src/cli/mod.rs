@@ -15,6 +15,7 @@ mod mounts;
 mod node;
 mod output;
 mod pair;
+mod plan;
 mod run;
 mod session;
 mod share;
@@ -83,6 +84,7 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         Verb::Share(options) => share::share(&session, options).await?.into(),
         Verb::Unshare { workspace } => share::unshare(&session, &workspace).await?.into(),
         Verb::Ls(options) => list::ls(&session, options).await?.into(),
+        Verb::Plan(options) => plan::plan(&session, &options.place, options.format.json).await?.into(),
         Verb::Run(options) => Answer::Launch(Box::new(run::run(&session, options).await?)),
         Verb::Enter(options) => match launch::enter(&options)? {},
         Verb::Peer(PeerVerb::List(format)) => list::peers(&session, format.json).await?.into(),

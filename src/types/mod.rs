@@ -2,8 +2,10 @@
 
 mod id;
 mod name;
+mod size;
 mod time;
 
 pub use id::{Digest, NodeId, ParseIdError, PathKey, WorkspaceId};
 pub use name::{HostName, Name, NameError, WorkspaceName, position};
+pub use size::{ByteSize, ByteSizeError};
 pub use time::Timestamp;

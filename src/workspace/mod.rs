@@ -1,5 +1,9 @@
 //! A workspace's own description: the file workspace.yaml at its root.
 
+pub mod definition;
+mod detect;
 mod manifest;
+mod plan;
 
 pub use manifest::{MANIFEST_FILE, MANIFEST_MAX, Manifest, ManifestError};
+pub use plan::{Files, Folder, Plan, PlanError, Planned, plan};

@@ -217,3 +217,25 @@ fn a_launch_stops_and_goes_on_as_a_job() {
     lines.for_each(drop);
     assert_eq!(terminal.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn a_plan_shows_what_the_owners_workspace_can_run() {
+    let Some(bed) = Bed::new() else { return };
+    let workspace = bed.workspace("lab");
+    fs::write(workspace.join("requirements.txt"), "numpy\n").unwrap();
+    let seen = bed.share(&workspace);
+    let plan = |arguments: &[&str]| bed.guest().json(&[&["plan", "--json"], arguments].concat());
+    let found = plan(&["owner/lab"]);
+    assert_eq!(found["environments"][0]["name"], "python", "{found}");
+    assert_eq!(plan(&[seen.to_str().unwrap()]), found, "by its path as well");
+    let text = bed.guest().ask(&["plan", "owner/lab"]);
+    assert!(text.contains("set-up   .venv/bin/pip install -r requirements.txt"), "{text}");
+    fs::create_dir(seen.join("environments")).unwrap();
+    fs::write(seen.join("environments/mine.yaml"), "comand: x\n").unwrap();
+    let refused = bed.guest().cli(&["plan", "owner/lab"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("environments/mine.yaml: unknown field `comand`"),
+        "{said}"
+    );
+}
