@@ -97,13 +97,17 @@ Example:
     /// Show which environments a workspace has, and why
     #[command(after_help = "\
 What workspace.yaml and the files in environments/ describe; where they describe nothing, what the project's files suggest
-(docs/WORKSPACE.md). Nothing is run.
+(docs/WORKSPACE.md); and how each would fit this machine. Nothing is run.
 
 Example:
   twinshare plan
   twinshare plan colleague/lab
   twinshare plan ~/lab --json")]
     Plan(PlanOptions),
+
+    /// Show what this machine has to run environments with
+    #[command(after_help = "Example:\n  twinshare resources\n  twinshare resources --json")]
+    Resources(Format),
 
     /// Become the command of a launch: 'run' starts this in its sandbox
     #[command(hide = true)]

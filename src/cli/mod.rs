@@ -85,6 +85,7 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         Verb::Unshare { workspace } => share::unshare(&session, &workspace).await?.into(),
         Verb::Ls(options) => list::ls(&session, options).await?.into(),
         Verb::Plan(options) => plan::plan(&session, &options.place, options.format.json).await?.into(),
+        Verb::Resources(format) => plan::resources(&session, format.json).await?.into(),
         Verb::Run(options) => Answer::Launch(Box::new(run::run(&session, options).await?)),
         Verb::Enter(options) => match launch::enter(&options)? {},
         Verb::Peer(PeerVerb::List(format)) => list::peers(&session, format.json).await?.into(),

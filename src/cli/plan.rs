@@ -1,11 +1,15 @@
 use std::fmt::Write;
 
-use twinshare::workspace::{self, Folder, Planned, definition::CommandLine};
+use serde::Serialize;
+use twinshare::{
+    runtime::{Fit, Given, Machine, Thing, fit},
+    workspace::{self, Folder, Planned, definition::CommandLine},
+};
 
 use super::{
     arguments::Where,
     failure::Failure,
-    output::{json, plain},
+    output::{fields, json, plain, size},
     session::Session,
 };
 
@@ -21,18 +25,106 @@ pub(super) async fn plan(session: &Session, place: &Where, as_json: bool) -> Res
     let planned = tokio::task::spawn_blocking(move || workspace::plan(&Folder(folder)));
     let plan = planned.await.map_err(|error| Failure::new(error.to_string()))?;
     let plan = plan.map_err(|error| Failure::new(error.to_string()))?;
+    let machine = machine(session).await?;
+    let fits = plan.environments.into_iter().map(|planned| {
+        let fit = fit(&planned.environment, &machine);
+        Fitted { planned, fit }
+    });
+    let fitted: Vec<_> = fits.collect();
     if as_json {
-        return json(&plan);
+        return json(&Answer { environments: fitted, machine });
     }
-    if plan.environments.is_empty() {
+    if fitted.is_empty() {
         return Ok(
             "there's no environment: nothing here says how something is run (docs/WORKSPACE.md)\n".to_owned()
         );
     }
-    Ok(plan.environments.iter().map(shown).collect::<Vec<_>>().join("\n"))
+    Ok(fitted.iter().map(shown).collect::<Vec<_>>().join("\n"))
 }
 
-fn shown(planned: &Planned) -> String {
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Answer {
+    environments: Vec<Fitted>,
+    machine: Machine,
+}
+
+#[derive(Serialize)]
+struct Fitted {
+    #[serde(flatten)]
+    planned: Planned,
+    fit: Fit,
+}
+
+/// Shows what this machine has.
+pub(super) async fn resources(session: &Session, as_json: bool) -> Result<String, Failure> {
+    let machine = machine(session).await?;
+    if as_json {
+        return json(&machine);
+    }
+    let gpus: Vec<_> = machine
+        .gpus
+        .iter()
+        .map(|gpu| match gpu.memory {
+            Some(memory) => format!("{} ({})", plain(&gpu.name), size(memory)),
+            None => plain(&gpu.name),
+        })
+        .collect();
+    Ok(fields(&[
+        ("cores", format!("{}", machine.cpus)),
+        ("memory", format!("{} of {} free", size(machine.memory_free), size(machine.memory))),
+        ("disk", format!("{} free", size(machine.disk_free))),
+        (
+            "graphics",
+            if gpus.is_empty() { "none that programs can compute with".to_owned() } else { gpus.join(", ") },
+        ),
+    ]))
+}
+
+async fn machine(session: &Session) -> Result<Machine, Failure> {
+    let state = session.paths.state.clone();
+    let look = move || {
+        // Before the first start of a node there's no such folder.
+        let place = state.ancestors().find(|folder| folder.is_dir()).unwrap_or(&state);
+        Machine::look(place)
+    };
+    let looked = tokio::task::spawn_blocking(look).await.map_err(|error| Failure::new(error.to_string()))?;
+    looked.map_err(|error| Failure::new(format!("can't look at this machine: {error}")))
+}
+
+/// What an environment gets here, in words.
+fn fitting(given: &Given) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "sizes are shown, and are never negative"
+    )]
+    let shown = |amount: f64| match given.what {
+        Thing::Memory | Thing::Disk => size(amount as u64),
+        Thing::Cpu => format!("{amount} cores"),
+        Thing::Gpu if (amount - 1.0).abs() < 0.5 => "1 graphics processor".to_owned(),
+        Thing::Gpu => format!("{amount} graphics processors"),
+    };
+    let what = match given.what {
+        Thing::Memory => " of memory",
+        Thing::Disk => " on the disk",
+        Thing::Cpu | Thing::Gpu => "",
+    };
+    if given.is_short() {
+        return format!(
+            "SHORT: it needs {}{what}, and there are {} for it",
+            shown(given.minimum),
+            shown(given.there)
+        );
+    }
+    if given.amount < given.wanted {
+        return format!("{}{what} of the {} that it wants", shown(given.amount), shown(given.wanted));
+    }
+    format!("{}{what}", shown(given.amount))
+}
+
+fn shown(fitted: &Fitted) -> String {
+    let Fitted { planned, fit } = fitted;
     let environment = &planned.environment;
     let mut lines = Vec::new();
     let mut add = |name: &'static str, text: String| lines.push((name, text));
@@ -74,6 +166,14 @@ fn shown(planned: &Planned) -> String {
     if !environment.ports.is_empty() {
         let ports: Vec<_> = environment.ports.iter().map(|port| port.number().to_string()).collect();
         add("ports", ports.join(", "));
+    }
+    if let Some(profile) = &fit.profile {
+        let why =
+            if fit.is_short { "none has enough here; the last" } else { "the first that has enough here" };
+        add("profile", format!("{profile}: {why}"));
+    }
+    for given in &fit.given {
+        add("gets", fitting(given));
     }
     for why in &planned.because {
         add("because", why.clone());

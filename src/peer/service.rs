@@ -76,6 +76,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// An answer of up to so many bytes is handed over in one: a few ms of a gigabit link.
 const SHORT: usize = 512 << 10;
 
+/// Answers are handed over in bits of this many bytes.
+const BIT: usize = 64 << 10;
+
 /// Compressed pieces that are kept for the next guest, in bytes: what a large environment's start needs, twice over.
 const PACKED: usize = 128 << 20;
 
@@ -508,7 +511,7 @@ async fn bulk(
     let shares = service.shares.clone();
     let opened = service.blocking(move || shares.workspace(&request.workspace, reader)).await?;
     let opened = opened.map_err(|refusal| ServiceError::refused(refusal, reader))?;
-    let (sender, receiver) = mpsc::channel::<Bytes>(4);
+    let (sender, receiver) = mpsc::channel::<Bytes>(16);
     tokio::spawn(async move {
         let tell = |position| {
             let mut frame = Vec::new();
@@ -536,8 +539,7 @@ async fn send_on(
     sender: mpsc::Sender<Bytes>,
 ) {
     loop {
-        // An empty part would be taken for the end.
-        if !portion.is_empty() && sender.send(portion).await.is_err() || producer.has_ended() {
+        if !hand_over(&sender, portion).await || producer.has_ended() {
             return;
         }
         let step = service.on_thread(&threads, move || (producer.portion(), producer));
@@ -545,6 +547,17 @@ async fn send_on(
         let Ok((Some(next), rest)) = step.await else { return };
         (portion, producer) = (next, rest);
     }
+}
+
+/// Hands over a part of an answer in small bits, so that little of it waits in memory for a client that is slow; false when
+/// nobody takes it any more.
+async fn hand_over(sender: &mpsc::Sender<Bytes>, mut part: Bytes) -> bool {
+    while !part.is_empty() {
+        if sender.send(part.split_to(part.len().min(BIT))).await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// The answer whose bytes are received.

@@ -1,6 +1,8 @@
 //! Running a workspace's environments. So far one runtime: a process in a bubblewrap sandbox.
 
 mod bubblewrap;
+mod fit;
+mod machine;
 mod script;
 mod system;
 mod terminal;
@@ -9,6 +11,8 @@ mod venv;
 use std::path::PathBuf;
 
 pub use bubblewrap::{SandboxSpec, arguments, find_bubblewrap};
+pub use fit::{Fit, Given, Thing, fit};
+pub use machine::{Gpu, Machine};
 pub use script::script_interpreter;
 pub use system::{System, is_system};
 pub use terminal::terminal_filter;

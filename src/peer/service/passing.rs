@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{Refusal, Service, ServiceError, streamed};
+use super::{Refusal, Service, ServiceError, hand_over, streamed};
 use crate::{
     blob::Blob,
     peer::{
@@ -70,7 +70,7 @@ pub(super) async fn pass_on(
     let turn = timeout(PATIENCE, service.passings.clone().acquire_owned());
     let Ok(Ok(turn)) = turn.await else { return Err(ServiceError::busy()) };
 
-    let (sender, receiver) = mpsc::channel::<Bytes>(2);
+    let (sender, receiver) = mpsc::channel::<Bytes>(16);
     tokio::spawn(async move {
         let _turn = turn;
         let limit = Instant::now() + ON_THEIR_WAY;
@@ -82,14 +82,13 @@ pub(super) async fn pass_on(
             let Ok(frame) = service.blocking(move || encoded(&*held, index as u32, &piece)).await else {
                 return;
             };
-            if sender.send(frame).await.is_err() {
+            if !hand_over(&sender, frame).await {
                 return;
             }
         }
         let mut end = Vec::new();
         frame::put_empty(&mut end, Kind::End, count);
-        // Whoever has gone misses nothing.
-        let _ = sender.send(end.into()).await;
+        hand_over(&sender, end.into()).await;
     });
     Ok(streamed(receiver))
 }
