@@ -32,13 +32,18 @@ pub struct Status {
     pub peers_online: u64,
     /// What its content store takes.
     pub cache: CacheUse,
-    /// Whether everything that it sends to others is encrypted.
+    /// Whether everything that it sends to others is encrypted. A node that doesn't say so knows nothing else.
+    #[serde(default = "always")]
     pub encryption: bool,
     /// What is wrong with nodes that aren't among the peers, this one itself among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alerts: Vec<String>,
     /// Seconds since it started.
     pub uptime_s: u64,
+}
+
+fn always() -> bool {
+    true
 }
 
 /// Asks to share a folder.
