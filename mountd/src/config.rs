@@ -112,13 +112,13 @@ pub(crate) struct Interfaces {
     pub(crate) deny: Vec<String>,
 }
 
-/// Why the settings can't be used. They aren't guessed at: what was meant to keep somebody out must not be skipped.
+/// Why the settings can't be used; the messages say all, so that none has a cause that would say it again. They aren't guessed at: what was meant to keep somebody out must not be skipped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    #[error("can't read {}: {source}", path.display())]
-    Disk { path: PathBuf, source: io::Error },
-    #[error("{}: {source}", path.display())]
-    Invalid { path: PathBuf, source: serde_yaml::Error },
+    #[error("can't read {}: {error}", path.display())]
+    Disk { path: PathBuf, error: io::Error },
+    #[error("{}: {error}", path.display())]
+    Invalid { path: PathBuf, error: serde_yaml::Error },
     #[error("{}: bulk_slots is 0, so that nobody would ever have a turn: at least 1", path.display())]
     NoSlots { path: PathBuf },
 }
@@ -130,11 +130,11 @@ impl Config {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(source) => return Err(ConfigError::Disk { path, source }),
+            Err(error) => return Err(ConfigError::Disk { path, error }),
         };
         // An empty file, or one of comments only, is no mapping.
         let settings: Option<Self> = serde_yaml::from_str(&text)
-            .map_err(|source| ConfigError::Invalid { path: path.clone(), source })?;
+            .map_err(|error| ConfigError::Invalid { path: path.clone(), error })?;
         let settings = settings.unwrap_or_default();
         if settings.bulk_slots == 0 {
             return Err(ConfigError::NoSlots { path });

@@ -26,7 +26,7 @@ use super::{Holder, ServeError, ServedWorkspace, Service, ServiceError, Socket};
 use crate::{
     blob::{Blob, GROUP, VerifiedSlice},
     tree::{Content, Entry, Kind, Page, decode},
-    types::{Digest, Name, WorkspaceName},
+    types::{Digest, Name, Timestamp, WorkspaceName},
 };
 
 /// Bytes of a file that are read at once.
@@ -493,7 +493,9 @@ fn pack<W: Write>(
     each(workspace, tree, |entry| {
         path.push(entry.name.clone());
         let name = path.iter().map(|name| portable(name.as_bytes())).collect::<Vec<_>>().join("/");
-        let options = SimpleFileOptions::default().unix_permissions(u32::from(entry.attributes.mode & 0o777));
+        let options = SimpleFileOptions::default()
+            .unix_permissions(u32::from(entry.attributes.mode & 0o777))
+            .last_modified_time(archived_time(entry.attributes.modified));
         match &entry.kind {
             Kind::Folder { tree, .. } => {
                 archive.add_directory(name, options).map_err(zip_failed)?;
@@ -521,6 +523,24 @@ fn pack<W: Write>(
         path.pop();
         Ok(())
     })
+}
+
+/// A time as archives have it, in UTC: from 1980 to 2107, and in steps of two seconds.
+fn archived_time(time: Timestamp) -> zip::DateTime {
+    let known = jiff::Timestamp::from_second(time.seconds).ok().and_then(|time| {
+        let time = time.to_zoned(jiff::tz::TimeZone::UTC).datetime();
+        let small = |part: i8| u8::try_from(part).ok();
+        zip::DateTime::from_date_and_time(
+            u16::try_from(time.year()).ok()?,
+            small(time.month())?,
+            small(time.day())?,
+            small(time.hour())?,
+            small(time.minute())?,
+            small(time.second())?,
+        )
+        .ok()
+    });
+    known.unwrap_or_default()
 }
 
 /// A name as archives can have it everywhere: what isn't UTF-8 and what some systems take for something else than a part of a
@@ -637,6 +657,18 @@ mod tests {
             (b"5%2", "5%2"),
         ] {
             assert_eq!(portable(name), expected);
+        }
+    }
+
+    #[test]
+    fn times_in_archives_are_as_near_as_they_get() {
+        let shown = |seconds| {
+            let time = archived_time(Timestamp { seconds, nanoseconds: 5 });
+            (time.year(), time.month(), time.day(), time.hour(), time.minute(), time.second())
+        };
+        assert_eq!(shown(1_000_000_000), (2001, 9, 9, 1, 46, 40));
+        for impossible in [0, -5, i64::MIN, i64::MAX, 5_000_000_000] {
+            assert_eq!(shown(impossible), (1980, 1, 1, 0, 0, 0));
         }
     }
 
