@@ -227,7 +227,9 @@ fn a_plan_shows_what_the_owners_workspace_can_run() {
     let plan = |arguments: &[&str]| bed.guest().json(&[&["plan", "--json"], arguments].concat());
     let found = plan(&["owner/lab"]);
     assert_eq!(found["environments"][0]["name"], "python", "{found}");
-    assert_eq!(plan(&[seen.to_str().unwrap()]), found, "by its path as well");
+    // What is free on this machine may be another by then.
+    let by_path = plan(&[seen.to_str().unwrap()]);
+    assert_eq!(by_path["environments"], found["environments"], "by its path as well");
     let text = bed.guest().ask(&["plan", "owner/lab"]);
     assert!(text.contains("set-up   .venv/bin/pip install -r requirements.txt"), "{text}");
     fs::create_dir(seen.join("environments")).unwrap();
