@@ -8,7 +8,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -623,6 +626,28 @@ fn up_and_down_wait_for_a_node_that_is_just_starting() {
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("already up: "), "{}", stderr(&output));
     // 'down' asks the node that it found, and here it refuses.
     assert!(home.complaint(&["down"]).contains("there's no such thing"));
+}
+
+#[test]
+fn up_starts_a_node_when_the_one_that_it_found_ends() {
+    let home = Home::new();
+    let program = beside_a_daemon(&home, "exit 3");
+    let asked = Arc::new(AtomicBool::new(false));
+    let seen = asked.clone();
+    let ending = FakeNode::publish(
+        &home,
+        Box::new(move |_, _| {
+            seen.store(true, Ordering::SeqCst);
+            let mut status = status();
+            status["mounted"] = false.into();
+            (200, status)
+        }),
+    );
+    let up = home.command(&program, &["up"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("it has found the node", || asked.load(Ordering::SeqCst));
+    drop(ending);
+    let output = up.wait_with_output().unwrap();
+    assert!(stderr(&output).contains("the node ended at once (exit status: 3)"), "{}", stderr(&output));
 }
 
 #[test]

@@ -45,8 +45,10 @@ pub(super) async fn up(session: &Session, up: Up) -> Result<String, Failure> {
         mount,
         node: up.node,
     };
-    if Claim::is_held(&session.paths.runtime)? {
-        let status = wait_until_up(session, None).await?;
+    // One that is just ending makes way.
+    if Claim::is_held(&session.paths.runtime)?
+        && let Some(status) = wait_until_up(session, None).await?
+    {
         return Ok(format!("already up: {}\n", describe(&status)));
     }
     let mut command = Command::new(find_daemon()?);
@@ -56,7 +58,8 @@ pub(super) async fn up(session: &Session, up: Up) -> Result<String, Failure> {
         return Err(Failure::new(format!("can't start {DAEMON}: {error}")));
     }
     let (child, log) = start(session, command)?;
-    let status = wait_until_up(session, Some((child, log))).await?;
+    let up = wait_until_up(session, Some((child, log))).await?;
+    let status = up.ok_or_else(|| Failure::new("the node has ended"))?;
     Ok(format!("up: {}\n", describe(&status)))
 }
 
@@ -107,8 +110,12 @@ fn start(session: &Session, mut command: Command) -> Result<(Child, Log), Failur
     Ok((child, Log { path, begin }))
 }
 
-/// Waits until the mount answers. With a child, its end is the end of the waiting too, unless another node is up.
-async fn wait_until_up(session: &Session, mut child: Option<(Child, Log)>) -> Result<Status, Failure> {
+/// Waits until the mount answers. With a child, its end is an error, unless another node is up; without one, none means that
+/// there's no node any more.
+async fn wait_until_up(
+    session: &Session,
+    mut child: Option<(Child, Log)>,
+) -> Result<Option<Status>, Failure> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         // Looked at before the claim: so a node that another 'up' started in the meantime is seen.
@@ -125,10 +132,7 @@ async fn wait_until_up(session: &Session, mut child: Option<(Child, Log)>) -> Re
                     .with_remedy(format!("its log is {}", log.path.display()))
                     .with_remedy("'twinshare doctor' shows what is missing on this machine"));
             }
-            (None, false, _) => {
-                return Err(Failure::new("the node that was running has ended")
-                    .with_remedy("try 'twinshare up' again"));
-            }
+            (None, false, _) => return Ok(None),
             _ => {}
         }
         // While it starts, it may not answer yet.
@@ -137,7 +141,7 @@ async fn wait_until_up(session: &Session, mut child: Option<(Child, Log)>) -> Re
             None => Err(Failure::new("its control API isn't there yet")),
         };
         let why = match answer {
-            Ok(status) if status.mounted => return Ok(status),
+            Ok(status) if status.mounted => return Ok(Some(status)),
             Ok(status) => Failure::new(format!("{} isn't mounted yet", status.mount)),
             Err(failure) => failure,
         };
