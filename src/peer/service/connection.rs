@@ -2,10 +2,14 @@
 
 use std::{
     collections::HashMap,
+    io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, OwnedFd},
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -16,7 +20,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::watch,
     time::timeout,
@@ -67,15 +71,13 @@ impl Connection {
     pub(super) async fn run(self, stream: TcpStream, stopping: watch::Receiver<bool>) {
         let address = self.address;
         let _ = stream.set_nodelay(true);
-        let socket = match stream.as_fd().try_clone_to_owned() {
-            Ok(socket) => Socket(Arc::new(socket)),
-            Err(error) => return tracing::warn!(%address, %error, "can't serve a connection"),
-        };
+        let socket = Socket::default();
         let is_plain = self.plain && timeout(HANDSHAKE, begins_plain(&stream)).await.unwrap_or(false);
         let mut stream = TimeoutStream::new(stream);
         // Whatever the answer is: a client that takes nothing of it for so long is cut off.
         stream.set_write_timeout(Some(STALLED));
-        let stream = Metered::new(Box::pin(stream), self.meter.clone());
+        let stream = Stepping { stream: Box::pin(stream), socket: socket.clone(), buffer: 0 };
+        let stream = Metered::new(stream, self.meter.clone());
         if is_plain {
             return self.answer(stream, None, socket, true, stopping).await;
         }
@@ -136,17 +138,77 @@ async fn begins_plain(stream: &TcpStream) -> bool {
     matches!(stream.peek(&mut first).await, Ok(1) if first != [TLS_HANDSHAKE])
 }
 
-/// The connection of the request.
-#[derive(Debug, Clone)]
-pub(super) struct Socket(Arc<OwnedFd>);
+/// The connection of the request: the send buffer that it's to have, in bytes; 0 leaves that to the kernel.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Socket(Arc<AtomicUsize>);
 
 impl Socket {
     /// Lets little be on its way at a time, from now on: an equal part of what all together may have.
     pub(super) fn step_back(&self, together: usize) {
-        let buffer = BULK_BUFFER / together.clamp(1, 4);
-        if let Err(error) = rustix::net::sockopt::set_socket_send_buffer_size(&*self.0, buffer) {
+        self.0.store(BULK_BUFFER / together.clamp(1, 4), Ordering::Relaxed);
+    }
+}
+
+/// Gives a connection the send buffer that it's to have before it writes.
+struct Stepping {
+    stream: Pin<Box<TimeoutStream<TcpStream>>>,
+    socket: Socket,
+    /// What it has been given.
+    buffer: usize,
+}
+
+impl Stepping {
+    fn step(&mut self) {
+        let wanted = self.socket.0.load(Ordering::Relaxed);
+        if wanted == self.buffer {
+            return;
+        }
+        self.buffer = wanted;
+        if let Err(error) = rustix::net::sockopt::set_socket_send_buffer_size(self.stream.get_ref(), wanted) {
             tracing::debug!(%error, "a send buffer stays as it is");
         }
+    }
+}
+
+impl AsyncRead for Stepping {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stepping {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.step();
+        self.stream.as_mut().poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.step();
+        self.stream.as_mut().poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_shutdown(context)
     }
 }
 
