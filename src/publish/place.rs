@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use crate::types::{Name, Timestamp};
 
@@ -117,8 +117,19 @@ impl Root {
     }
 }
 
-fn open_folder(folder: impl AsFd, name: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+/// Opens the folder of this name in another.
+pub(super) fn open_folder(folder: impl AsFd, name: &OsStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(folder, name, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The names in a folder that is open to be read.
+pub(super) fn names(folder: impl AsFd) -> io::Result<Vec<Name>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        // `.` and `..` aren't names.
+        names.extend(Name::new(entry?.file_name().to_bytes()));
+    }
+    Ok(names)
 }
 
 /// Opens a regular file in `folder`; anything else is an error of kind `InvalidInput`.

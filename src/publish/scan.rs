@@ -11,10 +11,10 @@ use super::{
     cache::Known,
     item::{Item, ItemKind, Stat, State},
     model::{Folder, FolderId, Model, Scanned},
-    place::{Root, Status, means_changed, open_file, status_at, status_of},
+    place::{Root, Status, means_changed, names, open_file, status_at, status_of},
     rules::{IGNORE_FILE, Reason, Rules, Verdict, has_private_key},
     secrets::{has_secret, is_suspect},
-    take::{INCOMING, names},
+    take::INCOMING,
     watch::Watch,
 };
 use crate::{tree::Owner, types::Name};

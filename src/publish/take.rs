@@ -4,7 +4,7 @@
 //! touched before all has come and what the guest's changes were made over is seen to be there still.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     ffi::OsString,
     fs::{File, FileTimes, Permissions},
     io::{self, Read, Write},
@@ -15,13 +15,13 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 
 use super::{
     Share,
     item::{Item, ItemKind},
     model::{FolderId, Model},
-    place::{Status, open_file, status_at},
+    place::{Status, names, open_file, open_folder, status_at},
     rules::IGNORE_FILE,
 };
 use crate::{
@@ -87,8 +87,7 @@ impl Share {
         let folder = self.root.folder(&[])?;
         let name = format!("{}{:016x}", String::from_utf8_lossy(INCOMING), rand::random::<u64>());
         rustix::fs::mkdirat(&folder, name.as_str(), Mode::RWXU)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let staging = rustix::fs::openat(&folder, name.as_str(), flags, Mode::empty())?;
+        let staging = open_folder(&folder, name.as_ref(), OFlags::RDONLY | OFlags::NOFOLLOW)?;
         let sizes = edit.files().map(|file| file.size).collect();
         let share = Arc::clone(self);
         Ok(Incoming { share, edit, sizes, staging, name: name.into(), current: 0, written: 0, open: None })
@@ -203,6 +202,8 @@ impl Incoming {
     fn check(&self, edit: &Edit) -> Result<()> {
         let model = self.share.model();
         let (mut private, mut changed) = (BTreeSet::new(), BTreeSet::new());
+        // Whether there's something at a path: most steps have the folders above in common.
+        let mut there = HashMap::new();
         for path in edit.steps.iter().flat_map(Step::paths) {
             if path.iter().any(|name| name.as_bytes().starts_with(INCOMING)) {
                 return Err(EditError::Invalid("names of arriving edits can't be edited"));
@@ -215,7 +216,7 @@ impl Incoming {
             // What is there and no part of the workspace, or lies below such.
             let ends = (1..=path.len()).map(|end| &path[..end]);
             private.extend(
-                ends.take_while(|path| self.status(path).is_some())
+                ends.take_while(|path| *there.entry(*path).or_insert_with(|| self.status(path).is_some()))
                     .find(|path| shared(&model, path).is_none()),
             );
         }
@@ -242,6 +243,7 @@ impl Incoming {
         if !changed.is_empty() {
             return Err(EditError::Conflict(changed.into_iter().map(shown).collect()));
         }
+        drop(model);
         self.check_manifest(edit)
     }
 
@@ -398,8 +400,7 @@ impl Incoming {
         let Some(Entry { kind: Kind::Folder { tree, .. }, .. }) = entry else {
             return Ok(rustix::fs::unlinkat(folder, name, AtFlags::empty())?);
         };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let below = rustix::fs::openat(&folder, name, flags, Mode::empty())?;
+        let below = open_folder(&folder, name, OFlags::RDONLY | OFlags::NOFOLLOW)?;
         let (rules, entries): (Vec<_>, Vec<_>) = self
             .share
             .entries(tree)
@@ -454,8 +455,7 @@ fn all_shared(model: &Model, folder: &OwnedFd, id: FolderId) -> Result<bool> {
         match &item.kind {
             ItemKind::File { state, .. } if !state.is_shared() => return Ok(false),
             ItemKind::Folder(id) => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let below = rustix::fs::openat(folder, name.as_os_str(), flags, Mode::empty())?;
+                let below = open_folder(folder, name.as_os_str(), OFlags::RDONLY | OFlags::NOFOLLOW)?;
                 if !all_shared(model, &below, *id)? {
                     return Ok(false);
                 }
@@ -464,16 +464,6 @@ fn all_shared(model: &Model, folder: &OwnedFd, id: FolderId) -> Result<bool> {
         }
     }
     Ok(true)
-}
-
-/// The names in a folder.
-pub(super) fn names(folder: &OwnedFd) -> io::Result<Vec<Name>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        // `.` and `..` aren't names.
-        names.extend(Name::new(entry?.file_name().to_bytes()));
-    }
-    Ok(names)
 }
 
 /// The name of a part of an edit while it's on its way.
