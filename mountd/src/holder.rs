@@ -17,7 +17,7 @@ use tokio::{
 };
 use twinshare::{
     fetch::{Holder, HolderError, Piece, Refused, Sink, Urgency, Want},
-    peer::{self, Capability, PeerClient, PeerError, PendingRange, PieceRequest, RefusedPiece},
+    peer::{self, Answer, Capability, PeerClient, PeerError, PendingRange, PieceRequest, RefusedPiece},
     types::{Digest, NodeId, WorkspaceId},
 };
 
@@ -81,14 +81,12 @@ impl Holder for Holding {
             let known = readers.values().flatten().copied();
             let ways = self.neighbours.ways(&self.workspace, known);
             let Some(ways) = ways else { return Err(HolderError::Nobody) };
-            let fetched = match (ways.clients.len(), ways.clients.get(&ways.owner)) {
-                (1, Some(owner)) => from_owner(swarm, owner, ways.workspace, wants, urgency.bulk, sink).await,
-                _ => Fetch::new(swarm, &ways, &readers, wants, urgency, sink).run().await,
-            };
-            for (node, what) in swarm.take_lies() {
-                self.neighbours.alert(node, what);
+            let tell = |error: &PeerError| self.neighbours.note_failure(error);
+            if let (1, Some(owner)) = (ways.clients.len(), ways.clients.get(&ways.owner)) {
+                let fetched = from_owner(swarm, owner, ways.workspace, wants, urgency.bulk, sink).await;
+                return fetched.inspect_err(tell).map_err(failure);
             }
-            fetched
+            Fetch::new(swarm, &ways, &readers, wants, urgency, sink, &tell).run().await
         }
         .boxed()
     }
@@ -102,21 +100,15 @@ async fn from_owner(
     wants: &[Want],
     bulk: bool,
     sink: Sink<'_>,
-) -> Result<(), HolderError> {
+) -> Result<(), PeerError> {
     let mut since = Instant::now();
     let mut latest = None;
     let pieces = wants.iter().map(request).collect();
-    let failure = |error: PeerError| {
-        note_lie(swarm, &error);
-        failure(error)
-    };
-    let answer =
-        if bulk { owner.batch_ahead(workspace, pieces).await } else { owner.batch(workspace, pieces).await };
-    let mut answer = answer.map_err(failure)?;
+    let mut answer = begin(owner, workspace, None, pieces, bulk).await?;
     if let Some((blob, _)) = wants.iter().find_map(sliced) {
         swarm.note_readers(blob, answer.co_readers(), since);
     }
-    while let Some((position, piece)) = answer.next().await.map_err(failure)? {
+    while let Some((position, piece)) = answer.next().await? {
         // Objects below a folder come with it and say nothing of the pace.
         if latest.replace(position) != Some(position) {
             let now = Instant::now();
@@ -153,6 +145,8 @@ struct Fetch<'a> {
     arrived: mpsc::UnboundedReceiver<(usize, Event)>,
     /// Why the owner gives nothing, or nothing more, or else one of the others.
     failure: Option<PeerError>,
+    /// Hears of each request that failed.
+    tell: &'a (dyn Fn(&PeerError) + Sync),
 }
 
 /// Whose turn it is with one want.
@@ -188,6 +182,7 @@ impl<'a> Fetch<'a> {
         wants: &'a [Want],
         urgency: Urgency,
         sink: Sink<'a>,
+        tell: &'a (dyn Fn(&PeerError) + Sync),
     ) -> Self {
         let now = Instant::now();
         let (arriving, arrived) = mpsc::unbounded_channel();
@@ -209,6 +204,7 @@ impl<'a> Fetch<'a> {
             arriving,
             arrived,
             failure: None,
+            tell,
         }
     }
 
@@ -342,7 +338,7 @@ impl<'a> Fetch<'a> {
             tracing::debug!(node = %ask.who, %error, "a fetch failed");
         }
         if let Err(error) = &result {
-            note_lie(self.swarm, error);
+            (self.tell)(error);
         }
         match result {
             Err(error @ (PeerError::Denied { .. } | PeerError::Unknown { .. })) if is_owner => {
@@ -427,6 +423,21 @@ fn order(
     first.into_iter().chain(owner).chain(others).collect()
 }
 
+/// Asks a node: the owner, or with a capability another, who has no turns for bulk.
+async fn begin(
+    client: &PeerClient,
+    workspace: WorkspaceId,
+    capability: Option<Capability>,
+    pieces: Vec<PieceRequest>,
+    bulk: bool,
+) -> Result<Answer, PeerError> {
+    match capability {
+        None if bulk => client.batch_ahead(workspace, pieces).await,
+        None => client.batch(workspace, pieces).await,
+        Some(capability) => client.batch_of(capability, pieces).await,
+    }
+}
+
 /// Asks one node, and tells what comes.
 async fn ask(
     client: PeerClient,
@@ -436,11 +447,7 @@ async fn ask(
     bulk: bool,
     mut tell: impl FnMut(Event),
 ) -> Result<(), PeerError> {
-    let mut answer = match capability {
-        None if bulk => client.batch_ahead(workspace, pieces).await?,
-        None => client.batch(workspace, pieces).await?,
-        Some(capability) => client.batch_of(capability, pieces).await?,
-    };
+    let mut answer = begin(&client, workspace, capability, pieces, bulk).await?;
     tell(Event::Readers(answer.co_readers().to_vec()));
     while let Some((index, piece)) = answer.next().await? {
         tell(Event::Piece(index, piece));
@@ -475,12 +482,6 @@ fn received(piece: peer::Piece) -> Result<Piece, Refused> {
         peer::Piece::Refused(RefusedPiece::Changed) => Err(Refused::Changed),
         peer::Piece::Refused(RefusedPiece::Failed) => Err(Refused::Failed),
         peer::Piece::Refused(RefusedPiece::Denied) => Err(Refused::Denied),
-    }
-}
-
-fn note_lie(swarm: &Swarm, error: &PeerError) {
-    if let PeerError::Misbehaved { peer, what } = error {
-        swarm.note_lie(*peer, what.clone());
     }
 }
 

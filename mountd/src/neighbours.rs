@@ -214,8 +214,15 @@ impl Neighbours {
         self.alert(*id, text);
     }
 
+    /// Tells the user if a peer sent what it shouldn't.
+    pub(crate) fn note_failure(&self, error: &PeerError) {
+        if let PeerError::Misbehaved { peer, what } = error {
+            self.alert(*peer, what.clone());
+        }
+    }
+
     /// Tells the user that something is wrong with a peer, once.
-    pub(crate) fn alert(&self, peer: NodeId, text: String) {
+    fn alert(&self, peer: NodeId, text: String) {
         let mut book = self.book();
         let alerts = match book.neighbours.get_mut(&peer) {
             Some(neighbour) => &mut neighbour.alerts,
@@ -265,9 +272,7 @@ impl Neighbours {
             retry.as_mut().enable();
             if let Err(error) = self.session(&target, &discovery).await {
                 tracing::debug!(?target, %error, "no contact");
-                if let PeerError::Misbehaved { peer, what } = error {
-                    self.alert(peer, what);
-                }
+                self.note_failure(&error);
             }
             if started.elapsed() > LAST_PAUSE {
                 pause = FIRST_PAUSE;

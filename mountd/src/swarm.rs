@@ -27,8 +27,6 @@ const WEIGHT: f64 = 0.2;
 pub(crate) struct Swarm {
     own: NodeId,
     state: Mutex<State>,
-    /// Who sent what nobody should, until it's told.
-    lies: Mutex<Vec<(NodeId, String)>>,
 }
 
 #[derive(Debug)]
@@ -53,17 +51,7 @@ impl Swarm {
         let room = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
         let state =
             State { readers: LruCache::new(room(BLOBS)), latest: None, nodes: LruCache::new(room(NODES)) };
-        Self { own, state: Mutex::new(state), lies: Mutex::default() }
-    }
-
-    /// Notes that a node sent what it shouldn't.
-    pub(crate) fn note_lie(&self, node: NodeId, what: String) {
-        self.lies.lock().unwrap_or_else(PoisonError::into_inner).push((node, what));
-    }
-
-    /// What was noted of that since it was last asked for.
-    pub(crate) fn take_lies(&self) -> Vec<(NodeId, String)> {
-        std::mem::take(&mut self.lies.lock().unwrap_or_else(PoisonError::into_inner))
+        Self { own, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

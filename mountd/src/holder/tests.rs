@@ -255,6 +255,7 @@ impl Bench {
             &wants,
             Urgency { awaited, bulk: false },
             &mut sink,
+            &|_| {},
         );
         let result = fetch.run().await;
         assert!(self.peers.iter().all(|peer| !peer.surprised.load(Ordering::SeqCst)));
@@ -372,7 +373,8 @@ async fn an_owner_that_is_alone_gives_or_refuses_each() {
             Err(why) => refused[position] = Some(why),
         };
         let owner = &bench.ways.clients[&bench.ways.owner];
-        assert_eq!(from_owner(&bench.swarm, owner, LAB, &wants, false, &mut sink).await, result);
+        let fetched = from_owner(&bench.swarm, owner, LAB, &wants, false, &mut sink).await;
+        assert_eq!(fetched.map_err(failure), result);
         assert_eq!(came.iter().filter(|came| **came).count(), got, "{mood:?}");
         assert!(refused.iter().all(|refused| *refused == why), "{mood:?}");
         assert_eq!(bench.swarm.pace(&bench.ways.owner).is_some(), mood != Mood::Denying);
@@ -380,7 +382,8 @@ async fn an_owner_that_is_alone_gives_or_refuses_each() {
     let bench = Bench::new(&[Mood::Lying]).await;
     let owner = &bench.ways.clients[&bench.ways.owner];
     let mut sink = |_: usize, _: Result<Piece, Refused>| panic!("nothing of a liar's is passed on");
-    let result = from_owner(&bench.swarm, owner, LAB, &bench.wants(), false, &mut sink).await;
+    let result =
+        from_owner(&bench.swarm, owner, LAB, &bench.wants(), false, &mut sink).await.map_err(failure);
     assert!(matches!(result, Err(HolderError::Misbehaved(_))), "{result:?}");
 }
 
