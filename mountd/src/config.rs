@@ -7,7 +7,10 @@ use std::{
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use twinshare::{peer::Caps, types::ByteSize};
+use twinshare::{
+    peer::{BULK_SLOTS, Caps},
+    types::ByteSize,
+};
 
 /// The file's name.
 const FILE: &str = "config.yaml";
@@ -34,7 +37,7 @@ impl Default for Config {
             allow_from: Vec::new(),
             interfaces: Interfaces::default(),
             bandwidth: BandwidthCaps::default(),
-            bulk_slots: 4,
+            bulk_slots: BULK_SLOTS,
             encryption: Encryption::On,
         }
     }
@@ -112,7 +115,9 @@ pub(crate) struct Interfaces {
     pub(crate) deny: Vec<String>,
 }
 
-/// Why the settings can't be used; the messages say all, so that none has a cause that would say it again. They aren't guessed at: what was meant to keep somebody out must not be skipped.
+/// Why the settings can't be used. They aren't guessed at: what was meant to keep somebody out must not be skipped.
+///
+/// The messages say all, so that none has a cause that would say it again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("can't read {}: {error}", path.display())]

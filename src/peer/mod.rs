@@ -29,8 +29,8 @@ pub use identity::{Identity, IdentityError, NotSigned, Signature, fingerprint, f
 pub use pairing::{Invited, Joining, NoCode, NotPaired, PairingCode, Reply, invite};
 pub use receive::{Answer, Piece, RefusedPiece};
 pub use service::{
-    BulkQueue, ExpectedPieces, Held, Queued, Refusal, ServeError, ServeOptions, Served, ServedWorkspace,
-    VisitRefusal, Visited, serve,
+    BULK_SLOTS, BulkQueue, ExpectedPieces, Held, Queued, Refusal, ServeError, ServeOptions, Served,
+    ServedWorkspace, VisitRefusal, Visited, serve,
 };
 pub use tls::{Credentials, CredentialsError, Expected};
 pub use wire::{

@@ -31,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 use self::connection::{CONNECTIONS, CONNECTIONS_EACH, Connection, Holder, Slots, Socket};
 pub use self::{
     passing::Held,
-    queue::{BulkQueue, Queued},
+    queue::{BULK_SLOTS, BulkQueue, Queued},
     visit::{VisitRefusal, Visited},
 };
 use super::{
@@ -227,7 +227,7 @@ pub struct ServeOptions {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { bandwidth: Arc::default(), bulk: BulkQueue::new(4), plain: false }
+        Self { bandwidth: Arc::default(), bulk: BulkQueue::new(BULK_SLOTS), plain: false }
     }
 }
 

@@ -28,7 +28,7 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::{HANDSHAKE, Reader, visit};
+use super::{BULK_SLOTS, HANDSHAKE, Reader, visit};
 use crate::{
     peer::{
         bandwidth::{Meter, Metered},
@@ -145,7 +145,7 @@ pub(super) struct Socket(Arc<AtomicUsize>);
 impl Socket {
     /// Lets little be on its way at a time, from now on: an equal part of what all together may have.
     pub(super) fn step_back(&self, together: usize) {
-        self.0.store(BULK_BUFFER / together.clamp(1, 4), Ordering::Relaxed);
+        self.0.store(BULK_BUFFER / together.clamp(1, BULK_SLOTS), Ordering::Relaxed);
     }
 }
 

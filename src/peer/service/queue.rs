@@ -11,6 +11,9 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::connection::Holder;
 
+/// Bulk answers under way at a time, unless told otherwise.
+pub const BULK_SLOTS: usize = 4;
+
 /// A turn that takes longer doesn't keep others from theirs: whoever takes their answer slowly must not hold up everybody.
 const LONG: Duration = Duration::from_secs(10);
 

@@ -111,19 +111,16 @@ pub(super) async fn visit(
         service.blocking(move || find(&*workspace, root, &place)).await?
     };
     let (headers, uri) = (request.headers(), request.uri());
+    let title = names.last().map_or_else(|| name.to_string(), ToString::to_string);
     match found.ok_or_else(unknown)? {
         Found::Folder(tree) if uri.query() == Some("zip") => {
-            let title = names.last().map_or_else(|| name.to_string(), ToString::to_string);
             archive(&service, from, workspace, tree, title).await
         }
         Found::Folder(_) if !wants_json(headers) && !uri.path().ends_with('/') => {
             // Else the names in it would be taken for those beside it.
             Ok((StatusCode::FOUND, [(header::LOCATION, format!("{}/", uri.path()))]).into_response())
         }
-        Found::Folder(tree) => {
-            let title = names.last().map_or_else(|| name.to_string(), ToString::to_string);
-            listing(&service, from, workspace, tree, &title, wants_json(headers))
-        }
+        Found::Folder(tree) => listing(&service, from, workspace, tree, &title, wants_json(headers)),
         Found::File(entry) => file(&service, from, workspace, names, entry, headers),
     }
 }
