@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     link::{self, Link},
-    node::{CLI, Node},
+    node::{CLI, Node, within},
     wait::wait_for,
 };
 
@@ -88,6 +88,15 @@ impl Bed {
         let folder = self.owner.files().join(name);
         fs::create_dir(&folder).unwrap();
         folder
+    }
+
+    /// curl at the guest, about to ask the owner's share service for something.
+    pub(crate) fn curl(&self, scheme: &str, path: &str) -> Command {
+        let port = self.owner.json(&["status", "--json"])["share_port"].as_u64().unwrap();
+        let mut curl = within(60, "nsenter");
+        curl.arg(format!("--net=/run/netns/{}", self.guest.namespace()));
+        curl.args(["--", "curl", "-sk"]).arg(format!("{scheme}://{}:{port}{path}", self.owner.address()));
+        curl
     }
 
     /// Starts both nodes, shares the folder as `lab` and waits for it; gives its folder under the guest's mount.

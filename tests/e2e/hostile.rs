@@ -224,9 +224,7 @@ impl ServedWorkspace for Serving {
 
 /// The most that the node's daemon has had resident, in MiB.
 fn memory(node: &Node) -> u64 {
-    let endpoint = fs::read_to_string(node.home().join("runtime/control.json")).unwrap();
-    let pid = serde_json::from_str::<serde_json::Value>(&endpoint).unwrap()["pid"].as_u64().unwrap();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", node.pid().as_raw_pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }

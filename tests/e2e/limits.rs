@@ -5,20 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    bed::Bed,
-    lan::Lan,
-    node::{Node, within},
-    sample::write_random,
-    wait::wait_for,
-};
-
-/// Writes a node's config.yaml; it counts from the next start on.
-fn configure(node: &Node, text: &str) {
-    let folder = node.home().join("config");
-    fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join("config.yaml"), text).unwrap();
-}
+use crate::{bed::Bed, lan::Lan, node::Node, sample::write_random, wait::wait_for};
 
 #[test]
 fn case_u3_a_cap_holds_within_a_tenth_in_both_directions() {
@@ -29,11 +16,8 @@ fn case_u3_a_cap_holds_within_a_tenth_in_both_directions() {
     for name in ["up", "down", "free"] {
         write_random(&workspace.join(name), name, SIZE);
     }
-    configure(owner, "bandwidth: {up: 10MB}\n");
-    owner.up(&[]);
-    owner.share(&workspace, "lab");
-    guest.up(&[]);
-    let seen = guest.wait_for_workspace("owner", "lab");
+    owner.configure("bandwidth: {up: 10MB}\n");
+    let seen = bed.share(&workspace);
     // In MB a second.
     let speed = |name: &str| {
         let start = Instant::now();
@@ -43,8 +27,8 @@ fn case_u3_a_cap_holds_within_a_tenth_in_both_directions() {
     let up = speed("up");
     owner.down();
     guest.down();
-    configure(owner, "");
-    configure(guest, "bandwidth: {down_each: 10MB}\n");
+    owner.configure("");
+    guest.configure("bandwidth: {down_each: 10MB}\n");
     owner.up(&[]);
     guest.up(&[]);
     guest.wait_for_workspace("owner", "lab");
@@ -150,11 +134,7 @@ fn without_encryption_only_what_is_public_is_served_and_both_are_told() {
         owner.ask(&["share", workspace.to_str().unwrap(), "--name", name, "--access", access, "--wait"]);
     }
     let get = |scheme: &str, path: &str, more: &[&str]| {
-        let port = owner.json(&["status", "--json"])["share_port"].as_u64().unwrap();
-        let url = format!("{scheme}://{}:{port}{path}", owner.address());
-        let mut curl = within(20, "nsenter");
-        curl.arg(format!("--net=/run/netns/{}", bed.guest().namespace()));
-        let output = curl.args(["--", "curl", "-sk", "-i", &url]).args(more).output().unwrap();
+        let output = bed.curl(scheme, path).args(["-i", "--max-time", "20"]).args(more).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert!(owner.set_password("closed", "correct horse"));
@@ -162,7 +142,7 @@ fn without_encryption_only_what_is_public_is_served_and_both_are_told() {
     assert!(get("https", "/w/open/f", &[]).ends_with("open"));
     owner.down();
 
-    configure(owner, "encryption: off\n");
+    owner.configure("encryption: off\n");
     owner.up(&[]);
     let page = wait_for("it's served without", Duration::from_secs(10), || {
         let page = get("http", "/w/open/f", &[]);

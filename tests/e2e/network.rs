@@ -72,10 +72,7 @@ fn case_41_a_cloned_identity_is_told_to_all_and_shown_under_no_name_of_its_own()
     let (owner, guest) = (bed.owner(), bed.guest());
     let folder = bed.workspace("lab");
     fs::write(folder.join("f"), "content").unwrap();
-    owner.up(&[]);
-    owner.share(&folder, "lab");
-    guest.up(&[]);
-    let view = guest.wait_for_workspace("owner", "lab");
+    let view = bed.share(&folder);
     let clone = Second(Node::new("second", owner.namespace(), owner.address(), bed.folder().join("second")));
     let identity = "state/identity";
     fs::create_dir_all(clone.0.home().join(identity)).unwrap();
@@ -173,10 +170,7 @@ fn case_42_who_announces_anothers_identity_is_told_and_never_shown() {
     let (owner, guest) = (bed.owner(), bed.guest());
     let folder = bed.workspace("lab");
     fs::write(folder.join("f"), "content").unwrap();
-    owner.up(&[]);
-    owner.share(&folder, "lab");
-    guest.up(&[]);
-    let view = guest.wait_for_workspace("owner", "lab");
+    let view = bed.share(&folder);
     let claimed = owner.json(&["id", "--json"])["node"].as_str().unwrap().parse().unwrap();
     let key = Identity::load_or_create(&bed.folder().join("liar")).unwrap();
     let (end, ended) = tokio::sync::oneshot::channel::<()>();

@@ -119,13 +119,24 @@ impl Node {
 
     /// Kills the node's daemon; its mount is dead when this returns.
     pub(crate) fn kill(&self) {
-        let control = fs::read(self.home().join("runtime/control.json")).unwrap();
-        let control: Value = serde_json::from_slice(&control).unwrap();
-        let pid = Pid::from_raw(control["pid"].as_i64().unwrap() as i32).unwrap();
-        kill_process(pid, Signal::KILL).unwrap();
+        kill_process(self.pid(), Signal::KILL).unwrap();
         wait_for("the mount is dead", Duration::from_secs(5), || {
             (rustix::fs::statfs(self.mount()).err() == Some(rustix::io::Errno::NOTCONN)).then_some(())
         });
+    }
+
+    /// The daemon's process.
+    pub(crate) fn pid(&self) -> Pid {
+        let control = fs::read(self.home().join("runtime/control.json")).unwrap();
+        let control: Value = serde_json::from_slice(&control).unwrap();
+        Pid::from_raw(control["pid"].as_i64().unwrap() as i32).unwrap()
+    }
+
+    /// Writes the node's config.yaml; it counts from the next start on.
+    pub(crate) fn configure(&self, text: &str) {
+        let folder = self.home().join("config");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("config.yaml"), text).unwrap();
     }
 
     /// Stops the node if it runs, and doesn't mind if it can't.

@@ -76,11 +76,8 @@ fn whoever_isnt_on_the_lan_is_turned_away() {
     must("ip", &["-n", bed.guest().namespace(), "address", "add", &format!("{far}/32"), "dev", device]);
     must("ip", &["-n", owner.namespace(), "route", "add", far, "dev", device]);
     let reached = |from: &str| {
-        let port = owner.json(&["status", "--json"])["share_port"].as_u64().unwrap();
-        let url = format!("https://{}:{port}/v1/node", owner.address());
-        let mut curl = within(20, "nsenter");
-        curl.arg(format!("--net=/run/netns/{}", bed.guest().namespace()));
-        let output = curl.args(["--", "curl", "-sk", "--interface", from, &url]).output().unwrap();
+        let output =
+            bed.curl("https", "/v1/node").args(["--max-time", "20", "--interface", from]).output().unwrap();
         String::from_utf8_lossy(&output.stdout).contains("peer_id")
     };
     owner.up(&[]);
@@ -88,17 +85,15 @@ fn whoever_isnt_on_the_lan_is_turned_away() {
     assert!(reached(&near) && !reached(far));
     owner.down();
 
-    let config = owner.home().join("config/config.yaml");
-    let write = |text: &str| fs::write(&config, text).unwrap();
-    write("allow_from: [203.0.113.0/24]\n");
+    owner.configure("allow_from: [203.0.113.0/24]\n");
     owner.up(&[]);
     assert!(reached(&near) && reached(far));
     owner.down();
-    write(&format!("interfaces: {{deny: [{device}]}}\n"));
+    owner.configure(&format!("interfaces: {{deny: [{device}]}}\n"));
     owner.up(&[]);
     assert!(!reached(&near) && !reached(far));
     owner.down();
-    write("interfaces: {denied: []}\n");
+    owner.configure("interfaces: {denied: []}\n");
     let refused = owner.cli(&["up", "--name", "owner"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("config.yaml") && said.contains("denied"), "{said}");

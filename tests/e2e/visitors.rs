@@ -19,11 +19,7 @@ use crate::{
 
 /// Asks the owner for something, from the guest's machine; the last line is the status.
 fn curl(bed: &Bed, path: &str, more: &[&str]) -> Output {
-    let port = bed.owner().json(&["status", "--json"])["share_port"].as_u64().unwrap();
-    let url = format!("https://{}:{port}{path}", bed.owner().address());
-    let mut curl = within(60, "nsenter");
-    curl.arg(format!("--net=/run/netns/{}", bed.guest().namespace()));
-    curl.args(["--", "curl", "-sk", "-w", "%{stderr}%{http_code}", &url]).args(more).output().unwrap()
+    bed.curl("https", path).args(["-w", "%{stderr}%{http_code}"]).args(more).output().unwrap()
 }
 
 fn status(output: &Output) -> String {
@@ -141,13 +137,9 @@ fn a_download_under_way_ends_with_the_password() {
     owner.up(&[]);
     owner.ask(&["share", workspace.to_str().unwrap(), "--name", "lab", "--access", "password", "--wait"]);
     assert!(owner.set_password("lab", "correct horse"));
-    let port = owner.json(&["status", "--json"])["share_port"].as_u64().unwrap();
-    let url = format!("https://{}:{port}/w/lab/large", owner.address());
-    let mut curl = within(60, "nsenter");
-    curl.arg(format!("--net=/run/netns/{}", bed.guest().namespace()));
+    let mut curl = bed.curl("https", "/w/lab/large");
     let before = bed.received();
-    let mut download =
-        curl.args(["--", "curl", "-sk", "-o", "/dev/null", "-u", "me:correct horse", &url]).spawn().unwrap();
+    let mut download = curl.args(["-o", "/dev/null", "-u", "me:correct horse"]).spawn().unwrap();
     wait_for("it's under way", Duration::from_secs(10), || (bed.received() - before > 8 << 20).then_some(()));
     assert!(owner.set_password("lab", "battery staple"));
     let ended = poll(Duration::from_secs(3), || download.try_wait().unwrap()).expect("it ends");
