@@ -32,8 +32,11 @@ const PATIENCE: u32 = 8;
 /// … but not before this, if somebody waits …
 const HEDGE: Duration = Duration::from_millis(250);
 
-/// … and after this in any case. Where nobody waits it's always this.
+/// … and after this in any case. Where nobody waits, not before this …
 const LATE: Duration = Duration::from_secs(2);
+
+/// … and after this in any case: a reader who comes to wait has time left.
+const LAST: Duration = Duration::from_secs(4);
 
 /// How long a node isn't asked that didn't have what it was asked for …
 const SHUN_LACKING: Duration = Duration::from_secs(2);
@@ -366,7 +369,7 @@ impl<'a> Fetch<'a> {
         let first = *self.late(ask).first()?;
         let awaited = first < self.urgency.awaited;
         let usual = self.swarm.pace(&ask.who).map_or(LATE, |pace| pace * PATIENCE);
-        Some(ask.since + if awaited { usual.clamp(HEDGE, LATE) } else { LATE })
+        Some(ask.since + if awaited { usual.clamp(HEDGE, LATE) } else { usual.clamp(LATE, LAST) })
     }
 
     fn hedge(&mut self, id: usize) {
@@ -391,7 +394,7 @@ impl<'a> Fetch<'a> {
 /// Whom to ask for a want, one after the other.
 ///
 /// Of a blob that others read too, each gets some slices from the owner, and the rest from each other; what somebody waits
-/// for is asked of the owner unless another is as quick.
+/// for is asked of the owner if another was found to be much slower.
 fn order(
     swarm: &Swarm,
     ways: &Ways,
@@ -412,7 +415,7 @@ fn order(
     {
         let readers: Vec<NodeId> = readers.iter().copied().filter(can_be_asked).collect();
         first = swarm.responsible(&readers, &blob, group);
-        first = first.filter(|node| !awaited || swarm.is_as_quick(node, &ways.owner));
+        first = first.filter(|node| !awaited || !swarm.is_slower(node, &ways.owner));
         others.extend(readers);
     }
     others.sort();

@@ -19,6 +19,9 @@ const NODES: usize = 512;
 /// What an owner said of who reads a blob holds for so long.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// A node that takes so many times as long is slower than another.
+const SLOWER: u32 = 4;
+
 /// The share that the latest measurement has in a mean.
 const WEIGHT: f64 = 0.2;
 
@@ -106,10 +109,11 @@ impl Swarm {
         self.state().nodes.peek(node)?.pace
     }
 
-    /// Whether a node is known to be about as quick as another, to which it's one step further.
-    pub(crate) fn is_as_quick(&self, node: &NodeId, other: &NodeId) -> bool {
+    /// Whether a node was found to be much slower than another, to which it's one step further. That spares the owner:
+    /// where all are busy and nobody is known, each would have it send everything that somebody waits for.
+    pub(crate) fn is_slower(&self, node: &NodeId, other: &NodeId) -> bool {
         match (self.pace(node), self.pace(other)) {
-            (Some(pace), Some(others)) => pace <= others * 2,
+            (Some(pace), Some(others)) => pace > others * SLOWER,
             _ => false,
         }
     }
@@ -211,8 +215,8 @@ mod tests {
         for (n, pace) in [(1, 5), (2, 50), (4, 10)] {
             swarm.note_pace(node(n), Duration::from_millis(pace));
         }
-        assert!(swarm.is_as_quick(&node(4), &node(1)) && !swarm.is_as_quick(&node(2), &node(1)));
-        assert!(!swarm.is_as_quick(&node(3), &node(1)), "nothing is known of it");
+        assert!(swarm.is_slower(&node(2), &node(1)) && !swarm.is_slower(&node(4), &node(1)));
+        assert!(!swarm.is_slower(&node(3), &node(1)), "nothing is known of it");
         let mut nodes = [1, 2, 3, 4].map(node);
         swarm.sort(&mut nodes, now);
         assert_eq!(nodes, [4, 2, 3, 1].map(node));
