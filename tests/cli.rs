@@ -443,11 +443,12 @@ fn peers_are_added_and_requests_answered() {
 
 /// A node whose sandbox is a shell that ends by what ends bubblewrap.
 fn launching_node(home: &Home) -> FakeNode {
-    let answers = |endpoint: &str, body: Value| match endpoint {
+    let answers = |endpoint: &str, _: Value| match endpoint {
         "POST /launches" => {
-            let script = "echo \"$GREETING\"; test -z \"$TWINSHARE_HOME\" || exit 9; \"$@\"; exit $?";
-            let mut arguments = vec![json!("-c"), json!(script), json!("sandbox")];
-            arguments.extend(body["command"].as_array().unwrap().iter().cloned());
+            // As bubblewrap does, it closes the filter when it has read it.
+            let script = "eval \"exec $1<&-\"; shift
+                          echo \"$GREETING\"; test -z \"$TWINSHARE_HOME\" || exit 9; \"$@\"; exit $?";
+            let arguments = ["-c", script, "sandbox", "@FILTER@"];
             let plan =
                 json!({"program": "/bin/sh", "arguments": arguments, "environment": {"GREETING": "hello"}});
             (200, plan)
@@ -473,7 +474,7 @@ fn run_ends_as_its_command_does() {
     assert_eq!(output.stdout, b"hello\n");
     let asked = node.asked("POST /launches");
     assert_eq!(asked["command"], json!(["/bin/sh", "-c", "exit 42"]));
-    assert_eq!((&asked["network"], asked.get("terminal")), (&json!(true), None));
+    assert_eq!((&asked["network"], &asked["terminal"]), (&json!(true), &json!(false)));
     assert_eq!(asked["environment"]["LC_ALL"], "C");
     assert!(asked["environment"].get("SECRET").is_none());
 

@@ -9,9 +9,9 @@ use twinshare::{
     api::{
         AccessReport, AccessRequest, AuditEntry, BulkTurn, CacheReport, Control, Decision, FileEntry,
         FileKind, FilePath, Finding, Following, GrantEntry, GrantRequest, Groups, Host, Invitation,
-        JoinRequest, LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, PairingEnd,
+        JoinRequest, Launch, LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, PairingEnd,
         PasswordRequest, Peer, PeerAddress, PeerSource, PeerState, Pin, Prefetch, Problem, Progress,
-        PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status, Workspace,
+        PushReport, RawText, Share, ShareRequest, SnapshotInfo, StartAnswer, StartRequest, Status, Workspace,
     },
     discovery,
     fetch::{Holders, SourceError},
@@ -374,6 +374,30 @@ impl Control for Node {
 
     async fn launch(&self, request: LaunchRequest) -> Result<LaunchPlan, Problem> {
         launch::plan(self, request).await
+    }
+
+    async fn start(&self, request: StartRequest) -> Result<StartAnswer, Problem> {
+        self.environments.start(self, request).await
+    }
+
+    async fn environments(&self) -> Vec<Launch> {
+        self.environments.list()
+    }
+
+    async fn stop(&self, id: String, at_once: bool) -> Result<Launch, Problem> {
+        self.environments.stop(&id, at_once).await
+    }
+
+    async fn wait(&self, id: String) -> Result<Launch, Problem> {
+        self.environments.wait(&id).await
+    }
+
+    async fn secrets(&self) -> Result<Vec<String>, Problem> {
+        self.environments.secrets().await
+    }
+
+    async fn set_secret(&self, name: String, value: Option<String>) -> Result<(), Problem> {
+        self.environments.set_secret(name, value).await
     }
 
     async fn cache(&self) -> Result<CacheReport, Problem> {

@@ -11,11 +11,12 @@ use std::{
 use twinshare::{
     access::Right,
     api::{LaunchPlan, LaunchRequest, Problem, RawText},
+    fetch::Fetcher,
     runtime::{
         Interpreter, RuntimeError, SandboxSpec, System, VenvConfig, arguments, find_bubblewrap, is_system,
         script_interpreter,
     },
-    types::Name,
+    types::{HostName, Name, WorkspaceId, WorkspaceName},
     view::{OUTSIDE, Place},
 };
 
@@ -33,41 +34,70 @@ const MAX_CONFIG: u64 = 64 << 10;
 /// So much of a script the system looks at for what is to run it, in bytes.
 const FIRST_LINE: u64 = 256;
 
-/// Makes the plan that the CLI carries out.
-pub(crate) async fn plan(node: &Node, request: LaunchRequest) -> Result<LaunchPlan, Problem> {
-    let place = format!("{}/{}", request.host, request.workspace);
+/// Where something is launched.
+#[derive(Debug, Clone)]
+pub(crate) struct Ground {
+    /// The workspace on this machine.
+    pub(crate) view: PathBuf,
+    /// Where it stands on its owner's machine, and in the sandbox.
+    pub(crate) original: PathBuf,
+    /// Its identity, if it's another's.
+    pub(crate) id: Option<WorkspaceId>,
+    /// Where the mount lets its links lead that leave it.
+    outside: PathBuf,
+}
+
+/// Finds a workspace that this node may run something in.
+pub(crate) fn ground(node: &Node, host: &HostName, workspace: &WorkspaceName) -> Result<Ground, Problem> {
+    let place = format!("{host}/{workspace}");
     let listing = node.view.listing();
-    let found = listing.hosts.get(&request.host).and_then(|host| host.places.get(&request.workspace));
+    let found = listing.hosts.get(host).and_then(|host| host.places.get(workspace));
     let found = found.ok_or_else(|| {
         Problem::missing(format!("there is no workspace {place}"))
             .with_remedy("`twinshare ls` shows what is there")
     })?;
-    let (view, original, id) = match found {
-        Place::Local(path) => (path.clone(), path.clone(), None),
+    let outside = node.mount.join(OUTSIDE).join(host.as_str());
+    match found {
+        Place::Local(path) => Ok(Ground { view: path.clone(), original: path.clone(), id: None, outside }),
         Place::Remote(mounted) if mounted.root.is_some() && !mounted.rights.has(Right::Run) => {
-            return Err(Problem::denied(format!(
-                "the owner of {place} doesn't let this node run what is in it"
-            ))
-            .with_remedy("the owner can: 'twinshare access' gives the right to run"));
+            Err(Problem::denied(format!("the owner of {place} doesn't let this node run what is in it"))
+                .with_remedy("the owner can: 'twinshare access' gives the right to run"))
         }
         Place::Remote(mounted) if mounted.root.is_some() => {
-            let view = node.mount.join(request.host.as_str()).join(request.workspace.as_str());
-            (view, PathBuf::from(OsStr::from_bytes(&mounted.original)), Some(mounted.id))
+            let view = node.mount.join(host.as_str()).join(workspace.as_str());
+            let original = PathBuf::from(OsStr::from_bytes(&mounted.original));
+            Ok(Ground { view, original, id: Some(mounted.id), outside })
         }
         Place::Remote(mounted) => {
             twinshare::fetch::Holders::knock(&*node.neighbours, &mounted.id);
-            return Err(Problem::denied(format!("the owner of {place} hasn't allowed this node to read it"))
-                .with_remedy("the owner has been asked, and answers with `twinshare requests`"));
+            Err(Problem::denied(format!("the owner of {place} hasn't allowed this node to read it"))
+                .with_remedy("the owner has been asked, and answers with `twinshare requests`"))
         }
-    };
-    let outside = node.mount.join(OUTSIDE).join(request.host.as_str());
+    }
+}
+
+/// Makes the plan that the CLI carries out.
+pub(crate) async fn plan(node: &Node, request: LaunchRequest) -> Result<LaunchPlan, Problem> {
+    let ground = ground(node, &request.host, &request.workspace)?;
+    let place = format!("{}/{}", request.host, request.workspace);
     let fetcher = node.fetcher.clone();
     let prepare = move || {
-        let words = request.command.iter().map(|word| Path::new(word.as_os_str()));
-        if let (Some(id), Some(program)) = (id, program(&view, &original, words)) {
-            fetcher.recorder().begin(&id, &program);
-        }
-        prepare(view, original, outside, request)
+        let command: Vec<OsString> = request.command.iter().map(|word| word.as_os_str().to_owned()).collect();
+        ground.note_launch(&fetcher, command.iter().map(Path::new));
+        let variables = request.environment.iter();
+        let wanted = Wanted {
+            programs: vec![command],
+            network: request.network,
+            terminal: request.terminal,
+            variables: variables.map(|(name, value)| (name.into(), value.as_os_str().to_owned())).collect(),
+            ..Wanted::default()
+        };
+        let (program, arguments) = ground.sandbox(wanted)?;
+        Ok::<_, RuntimeError>(LaunchPlan {
+            program: RawText::from(program.into_os_string()),
+            arguments: arguments.into_iter().map(RawText::from).collect(),
+            environment: BTreeMap::new(),
+        })
     };
     // Reads files of the mount, which this very node serves: on a thread of its own.
     tokio::task::spawn_blocking(prepare)
@@ -76,52 +106,73 @@ pub(crate) async fn plan(node: &Node, request: LaunchRequest) -> Result<LaunchPl
         .map_err(|error| Problem::failed(format!("can't run in {place}: {error}")))
 }
 
-fn prepare(
-    mount_view: PathBuf,
-    original: PathBuf,
-    outside: PathBuf,
-    request: LaunchRequest,
-) -> Result<LaunchPlan, RuntimeError> {
-    let program = find_bubblewrap(SEARCH.as_ref())?;
-    let command: Vec<OsString> = request.command.iter().map(|word| word.as_os_str().to_owned()).collect();
-    let interpreters = interpreters(&mount_view, &original, &command)?;
-    check_script(&mount_view, &original, &command, &interpreters)?;
-    let uid = rustix::process::geteuid();
-    let spec = SandboxSpec {
-        mount_view,
-        original,
-        outside,
-        command,
-        interpreters,
-        network: request.network,
-        environment: request
-            .environment
-            .iter()
-            .map(|(name, value)| (name.into(), value.as_os_str().to_owned()))
-            .collect(),
-        user: if uid.is_root() { "root".into() } else { format!("user{}", uid.as_raw()).into() },
-        // The user's own home is never shown; an empty one that has the same name wherever one launches.
-        home: if uid.is_root() { "/root".into() } else { format!("/home/user{}", uid.as_raw()).into() },
-        root: uid.is_root(),
-        terminal: request.terminal,
-    };
-    let arguments = arguments(&spec, &System::scan()?)?;
-    Ok(LaunchPlan {
-        program: RawText::from(program.into_os_string()),
-        arguments: arguments.into_iter().map(RawText::from).collect(),
-        environment: BTreeMap::new(),
-    })
+/// What a sandbox is wanted for.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// The programs that will run in it, each with its arguments: their environments are looked for.
+    pub(crate) programs: Vec<Vec<OsString>>,
+    pub(crate) network: bool,
+    pub(crate) terminal: bool,
+    pub(crate) writable: bool,
+    pub(crate) mounts: Vec<(PathBuf, PathBuf, bool)>,
+    pub(crate) variables: Vec<(OsString, OsString)>,
+}
+
+impl Ground {
+    /// Has what the launch of a command will read recorded, and fetched ahead of it.
+    pub(crate) fn note_launch<'a>(&self, fetcher: &Fetcher, words: impl Iterator<Item = &'a Path>) {
+        if let (Some(id), Some(program)) = (self.id, program(&self.view, &self.original, words)) {
+            fetcher.recorder().begin(&id, &program);
+        }
+    }
+
+    /// The program that makes a sandbox, and its arguments but for what runs in it. Reads files of the mount.
+    pub(crate) fn sandbox(&self, wanted: Wanted) -> Result<(PathBuf, Vec<OsString>), RuntimeError> {
+        let program = find_bubblewrap(SEARCH.as_ref())?;
+        let mut interpreters = Vec::new();
+        for command in &wanted.programs {
+            add_interpreters(&mut interpreters, &self.view, &self.original, command)?;
+            check_script(&self.view, &self.original, command, &interpreters)?;
+        }
+        let uid = rustix::process::geteuid();
+        let spec = SandboxSpec {
+            mount_view: self.view.clone(),
+            original: self.original.clone(),
+            outside: self.outside.clone(),
+            writable: wanted.writable,
+            mounts: wanted.mounts,
+            interpreters,
+            network: wanted.network,
+            environment: wanted.variables,
+            user: if uid.is_root() { "root".into() } else { format!("user{}", uid.as_raw()).into() },
+            // The user's own home is never shown; an empty one that has the same name wherever one launches.
+            home: if uid.is_root() { "/root".into() } else { format!("/home/user{}", uid.as_raw()).into() },
+            root: uid.is_root(),
+            terminal: wanted.terminal,
+        };
+        Ok((program, arguments(&spec, &System::scan()?)?))
+    }
+
+    /// The folders of programs of its environments, from the workspace's root.
+    pub(crate) fn program_folders(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let venvs = USUAL_VENVS.iter().filter(|folder| !folder.is_empty());
+        let venvs = venvs.filter(|folder| self.view.join(folder).join("pyvenv.cfg").is_file());
+        let node = ["node_modules/.bin"].into_iter().filter(|folder| self.view.join(folder).is_dir());
+        venvs
+            .map(|folder| self.original.join(folder).join("bin"))
+            .chain(node.map(|bin| self.original.join(bin)))
+    }
 }
 
 /// The base interpreters of the environments that the command may use. That one is missing is an error only for the
 /// environment that the command names.
-fn interpreters(
+fn add_interpreters(
+    found: &mut Vec<Interpreter>,
     view: &Path,
     original: &Path,
     command: &[OsString],
-) -> Result<Vec<Interpreter>, RuntimeError> {
+) -> Result<(), RuntimeError> {
     let named = command.first().and_then(|program| named_venv(Path::new(program), original));
-    let mut found: Vec<Interpreter> = Vec::new();
     let usual = USUAL_VENVS.iter().map(|folder| (Path::new(folder), false));
     for (folder, needed) in named.as_deref().map(|folder| (folder, true)).into_iter().chain(usual) {
         // The view is the guest's, and its links never lead out of the mount.
@@ -135,7 +186,7 @@ fn interpreters(
             }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// That a script which is to be run can be: the system only says that something isn't there, and not what.

@@ -8,6 +8,7 @@ mod changes;
 mod config;
 mod consent;
 mod control;
+mod environments;
 mod events;
 mod files;
 mod fuse;
@@ -26,7 +27,11 @@ mod sharing;
 mod swarm;
 mod visitors;
 
-use std::process::ExitCode;
+use std::{
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,8 +51,37 @@ struct Arguments {
     daemon: DaemonArguments,
 }
 
+/// What else this program is: processes that live and end apart from the daemon.
+#[derive(Parser)]
+enum Part {
+    /// Supervise the launch of this folder
+    Attend {
+        /// The launch's folder
+        folder: PathBuf,
+    },
+    /// Start what is told within a sandbox
+    Agent {
+        /// Descriptor of the socket on which it's told
+        #[arg(long)]
+        socket: RawFd,
+    },
+}
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse().daemon;
+    let is_part = std::env::args_os().nth(1).is_some_and(|first| first == "attend" || first == "agent");
+    if !is_part {
+        return start(Arguments::parse().daemon);
+    }
+    match Part::parse() {
+        Part::Attend { folder } => attend(&folder),
+        Part::Agent { socket } => match twinshare::runtime::serve_agent(socket) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+    }
+}
+
+fn start(arguments: DaemonArguments) -> ExitCode {
     let wanted = std::env::var_os("TWINSHARE_LOG").unwrap_or_default();
     let levels = levels(&wanted.to_string_lossy());
     // A log that can't be written is no reason to end: the disk may be full.
@@ -83,6 +117,30 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
+    }
+}
+
+/// Supervises a launch to its end. What it starts ends with this thread.
+fn attend(folder: &Path) -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let supervised = runtime.block_on(async {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let interrupted = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        twinshare::runtime::supervise(folder, interrupted).await
+    });
+    match supervised {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error.into()),
     }
 }
 

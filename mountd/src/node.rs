@@ -27,6 +27,7 @@ use crate::{
     cache::{self, Cache},
     config::{Config, Encryption, Interfaces},
     consent::Consent,
+    environments::Environments,
     events::Events,
     files,
     fuse::{Mount, MountOptions},
@@ -65,6 +66,7 @@ pub(crate) struct Node {
     pub(crate) discovery: Discovery,
     pub(crate) events: Arc<Events>,
     pub(crate) pairing: Arc<Pairing>,
+    pub(crate) environments: Arc<Environments>,
     pub(crate) bulk: BulkQueue,
     /// Whether those who ask for it are served without encryption.
     pub(crate) plain: bool,
@@ -127,6 +129,7 @@ pub(crate) async fn run(
     }
     let events = Events::new();
     let consent = Consent::open(&arguments.state, events.clone())?;
+    let environments = Arc::new(Environments::open(&arguments.state, events.clone())?);
     let pairing = Pairing::new(identity.clone(), consent.clone());
     let profiles = Arc::new(Profiles::open(&arguments.state));
     let sharing = Sharing::open(
@@ -214,6 +217,7 @@ pub(crate) async fn run(
         discovery: discovery.clone(),
         events,
         pairing: pairing.clone(),
+        environments: environments.clone(),
         bulk: bulk.clone(),
         plain,
         stop,
@@ -264,6 +268,8 @@ pub(crate) async fn run(
             }
         })
     };
+    environments.resume().await;
+    tokio::spawn(environments.clone().autostart(node.clone()));
     let token = Token::random();
     let control = tokio::spawn(http::serve(control_listener, token.clone(), node.clone(), shutdown()));
     claim.publish(control_port, &token)?;
@@ -274,6 +280,8 @@ pub(crate) async fn run(
         _ = stopping.wait_for(|stop| *stop) => {}
     }
     tracing::info!("stopping");
+    // What they run is on the mount.
+    environments.end_all().await;
     node.stop.send_replace(true);
     let unmounted = tokio::task::spawn_blocking(move || mount.unmount());
     // Each of these has its own bound; none of them may keep the node from ending.

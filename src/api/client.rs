@@ -13,8 +13,9 @@ use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 use super::{
     AccessReport, AccessRequest, AuditEntry, BulkTurn, CacheReport, Decision, Endpoint, EndpointError, Event,
     FileEntry, FilePath, Finding, GrantRequest, Groups, Host, Invitation, Join, JoinRequest, Judgement,
-    LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, PasswordRequest, Peer,
-    PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
+    Launch, LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, PasswordRequest, Peer,
+    PeerAddress, Pin, PrefetchStep, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo,
+    StartAnswer, StartRequest, Status,
 };
 use crate::{
     access::Group,
@@ -216,6 +217,43 @@ impl Client {
     /// Prepares a launch.
     pub async fn launch(&self, request: &LaunchRequest) -> Result<LaunchPlan, ClientError> {
         self.json(Method::POST, self.url(&["launches"]), Some(request), Some(PATIENCE)).await
+    }
+
+    /// Starts an environment, unless it runs already or must be agreed to first.
+    pub async fn start(&self, request: &StartRequest) -> Result<StartAnswer, ClientError> {
+        self.json(Method::POST, self.url(&["environments"]), Some(request), Some(PATIENCE)).await
+    }
+
+    /// The environments that were started.
+    pub async fn environments(&self) -> Result<Vec<Launch>, ClientError> {
+        self.get(&["environments"]).await
+    }
+
+    /// Ends one, and waits for that.
+    pub async fn stop(&self, id: &str, at_once: bool) -> Result<Launch, ClientError> {
+        let mut url = self.url(&["environments", id]);
+        url.set_query(at_once.then_some("at_once=true"));
+        self.json(Method::DELETE, url, NOTHING, Some(PATIENCE)).await
+    }
+
+    /// Waits until one has ended.
+    pub async fn wait(&self, id: &str) -> Result<Launch, ClientError> {
+        self.json(Method::GET, self.url(&["environments", id, "end"]), NOTHING, None).await
+    }
+
+    /// The names of the user's secrets.
+    pub async fn secrets(&self) -> Result<Vec<String>, ClientError> {
+        self.get(&["secrets"]).await
+    }
+
+    /// Sets a secret.
+    pub async fn set_secret(&self, name: &str, value: &str) -> Result<(), ClientError> {
+        self.send(Method::PUT, self.url(&["secrets", name]), Some(&value), Some(PATIENCE)).await.map(drop)
+    }
+
+    /// Forgets a secret.
+    pub async fn forget_secret(&self, name: &str) -> Result<(), ClientError> {
+        self.send(Method::DELETE, self.url(&["secrets", name]), NOTHING, Some(PATIENCE)).await.map(drop)
     }
 
     /// What the cache holds.

@@ -4,9 +4,9 @@ use futures_util::stream::BoxStream;
 
 use super::{
     AccessReport, AccessRequest, AuditEntry, BulkTurn, CacheReport, Decision, Event, FileEntry, FilePath,
-    Finding, GrantRequest, Groups, Host, Invitation, JoinRequest, LaunchPlan, LaunchRequest, LayerChange,
-    MergeReport, PairingEnd, PasswordRequest, Peer, PeerAddress, Pin, PrefetchStep, Problem, PushReport,
-    RawText, Share, ShareRequest, SnapshotInfo, Status,
+    Finding, GrantRequest, Groups, Host, Invitation, JoinRequest, Launch, LaunchPlan, LaunchRequest,
+    LayerChange, MergeReport, PairingEnd, PasswordRequest, Peer, PeerAddress, Pin, PrefetchStep, Problem,
+    PushReport, RawText, Share, ShareRequest, SnapshotInfo, StartAnswer, StartRequest, Status,
 };
 use crate::{
     access::Group,
@@ -109,6 +109,28 @@ pub trait Control: Send + Sync + 'static {
 
     /// Prepares a launch; the caller runs the plan's program in its own terminal.
     fn launch(&self, request: LaunchRequest) -> impl Future<Output = Result<LaunchPlan, Problem>> + Send;
+
+    /// Starts an environment of a workspace, unless it runs already or must be agreed to first.
+    fn start(&self, request: StartRequest) -> impl Future<Output = Result<StartAnswer, Problem>> + Send;
+
+    /// The environments that were started, also those that have ended.
+    fn environments(&self) -> impl Future<Output = Vec<Launch>> + Send;
+
+    /// Ends one, and waits for that; `at_once` doesn't ask what runs in it to end.
+    fn stop(&self, id: String, at_once: bool) -> impl Future<Output = Result<Launch, Problem>> + Send;
+
+    /// Waits until one has ended.
+    fn wait(&self, id: String) -> impl Future<Output = Result<Launch, Problem>> + Send;
+
+    /// The names of the user's secrets, which environments are given that ask for them.
+    fn secrets(&self) -> impl Future<Output = Result<Vec<String>, Problem>> + Send;
+
+    /// Sets one, or without a value forgets it.
+    fn set_secret(
+        &self,
+        name: String,
+        value: Option<String>,
+    ) -> impl Future<Output = Result<(), Problem>> + Send;
 
     /// What the cache holds.
     fn cache(&self) -> impl Future<Output = Result<CacheReport, Problem>> + Send;

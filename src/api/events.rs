@@ -1,7 +1,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Digest, HostName, NodeId, WorkspaceName};
+use crate::{
+    runtime::Phase,
+    types::{Digest, HostName, NodeId, WorkspaceName},
+};
 
 /// Something that happened, for whoever follows the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +24,20 @@ pub struct Event {
 pub enum Happening {
     /// Events between the one that was asked for and the next one aren't kept any more: look at everything anew.
     Missed,
+    /// An environment on this machine has come further in its life.
+    EnvironmentChanged {
+        /// In whose folder its workspace is.
+        host: HostName,
+        /// Which.
+        workspace: WorkspaceName,
+        /// Its name.
+        environment: String,
+        /// Where it is now.
+        phase: Phase,
+        /// How it ended, if it has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<u8>,
+    },
     /// The mount shows a workspace that it didn't show before.
     WorkspaceAppeared {
         /// Whose.

@@ -83,6 +83,13 @@ impl Problem {
         self
     }
 
+    /// Says what it's about.
+    #[must_use]
+    pub fn with_context(mut self, about: impl fmt::Display) -> Self {
+        self.detail = format!("{about}: {}", self.detail);
+        self
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         self.status

@@ -342,21 +342,21 @@ pub struct LaunchRequest {
     /// Whether it may use the network.
     #[serde(default)]
     pub network: bool,
-    /// With a terminal attached: the caller's descriptor, to be inherited by the plan's program, that holds
-    /// [`crate::runtime::terminal_filter`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub terminal: Option<i32>,
+    /// Whether it's to run in the caller's terminal.
+    #[serde(default)]
+    pub terminal: bool,
     /// Variables to set in the environment, besides those that it has anyway.
     #[serde(default)]
     pub environment: BTreeMap<String, RawText>,
 }
 
-/// How to start a launch: the program, whose arguments end with the requested command.
+/// How to start a launch: the sandbox's program, which the requested command is given behind its arguments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchPlan {
     /// The sandbox's program, absolute.
     pub program: RawText,
-    /// Its arguments, without its own name.
+    /// Its arguments, without its own name and the command. One is [`crate::runtime::FILTER`], for which stands a descriptor of
+    /// [`crate::runtime::filter`] that it inherits.
     pub arguments: Vec<RawText>,
     /// All of its environment: what it inherits is cleared first.
     pub environment: BTreeMap<String, RawText>,

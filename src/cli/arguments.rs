@@ -1,3 +1,5 @@
+mod environments;
+
 use std::{
     ffi::OsString,
     os::fd::RawFd,
@@ -5,6 +7,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, builder::OsStringValueParser, builder::TypedValueParser};
+pub(super) use environments::{Exec, Launched, Logs, Ports, Ps, SecretVerb, Secrets, Start, Stop};
 use twinshare::{
     access::{self, Group, Rights},
     api::{FilePath, NodeOptions, PeerAddress},
@@ -93,6 +96,63 @@ Example:
   twinshare run colleague/lab -- .venv/bin/python train.py --epochs 3
   twinshare run colleague/lab --net")]
     Run(Run),
+
+    /// Start an environment of a workspace
+    #[command(after_help = "\
+It's one of those that 'twinshare plan' shows, the first unless named, and goes on in the background. What another's
+workspace runs is shown first and must be agreed to, again when it has changed.
+
+Example:
+  twinshare start colleague/lab
+  twinshare start colleague/lab train --net --yes")]
+    Start(Start),
+
+    /// Stop an environment
+    #[command(
+        after_help = "Example:\n  twinshare stop colleague/lab\n  twinshare stop colleague/lab train --force"
+    )]
+    Stop(Stop),
+
+    /// Stop an environment and start it again
+    #[command(after_help = "Example:\n  twinshare restart colleague/lab")]
+    Restart(Start),
+
+    /// List the environments that run
+    #[command(after_help = "Example:\n  twinshare ps\n  twinshare ps --all --json")]
+    Ps(Ps),
+
+    /// Show what an environment printed
+    #[command(
+        after_help = "Example:\n  twinshare logs colleague/lab -f\n  twinshare logs colleague/lab train --tail 20"
+    )]
+    Logs(Logs),
+
+    /// Run a command in a running environment (without one: a shell)
+    #[command(
+        visible_alias = "attach",
+        after_help = "\
+It has the environment's bounds and ends with it. The exit code is the command's own.
+
+Example:
+  twinshare exec colleague/lab -- python -V
+  twinshare exec colleague/lab -e train"
+    )]
+    Exec(Exec),
+
+    /// Show at which ports of this machine an environment is reached
+    #[command(after_help = "Example:\n  twinshare ports colleague/lab")]
+    Ports(Ports),
+
+    /// Wait for the end of an environment; the exit code is that of what it ran
+    #[command(after_help = "Example:\n  twinshare wait colleague/lab train")]
+    Wait(Launched),
+
+    /// List, set and forget the secrets that environments are given which ask for them
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Example:\n  twinshare secret\n  twinshare secret set HF_TOKEN < token\n  twinshare secret forget HF_TOKEN"
+    )]
+    Secret(Secrets),
 
     /// Show which environments a workspace has, and why
     #[command(after_help = "\
@@ -443,6 +503,14 @@ pub(super) struct Run {
     #[arg(long)]
     pub(super) net: bool,
 
+    /// Start this environment instead, show what it prints, and end it with Ctrl-C
+    #[arg(long, short, value_name = "NAME", conflicts_with = "command")]
+    pub(super) environment: Option<String>,
+
+    /// With --environment: agree to what it runs
+    #[arg(long, requires = "environment")]
+    pub(super) yes: bool,
+
     /// What to run (default: a shell)
     #[arg(value_name = "CMD", last = true)]
     pub(super) command: Vec<OsString>,
@@ -688,38 +756,4 @@ pub(super) struct Whom {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
-    }
-
-    fn parse(line: &str) -> Result<Verb, clap::Error> {
-        Arguments::try_parse_from(line.split(' ')).map(|arguments| arguments.verb)
-    }
-
-    #[test]
-    fn what_follows_the_dashes_is_the_command() {
-        let Verb::Run(run) = parse("twinshare run owner/lab -- python -c 1 --net").unwrap() else { panic!() };
-        assert_eq!(run.command, ["python", "-c", "1", "--net"]);
-        assert!(!run.net);
-        let Verb::Run(run) = parse("twinshare run owner/lab --net").unwrap() else { panic!() };
-        assert!(run.net && run.command.is_empty());
-        for bad in ["owner", "owner/lab/src", "owner/..", "owner/lab python"] {
-            assert_eq!(parse(&format!("twinshare run {bad}")).unwrap_err().exit_code(), 2, "{bad}");
-        }
-    }
-
-    #[test]
-    fn ls_tells_hosts_from_files() {
-        let Verb::Ls(ls) = parse("twinshare ls owner/").unwrap() else { panic!() };
-        assert!(matches!(ls.what, Some(Listed::Host(_))));
-        let Verb::Ls(ls) = parse("twinshare ls owner/lab/").unwrap() else { panic!() };
-        assert!(matches!(ls.what, Some(Listed::Files(path)) if path.path.is_empty()));
-        assert!(parse("twinshare ls /").is_err());
-    }
-}
+mod tests;

@@ -43,6 +43,10 @@ fn said(event: &Event) -> String {
         Happening::WorkspaceChanged { host, workspace, snapshot } => {
             format!("{host}/{workspace} changed{}", of(snapshot))
         }
+        Happening::EnvironmentChanged { host, workspace, environment, phase, code } => {
+            let code = code.map(|code| format!(" with code {code}")).unwrap_or_default();
+            format!("{environment} of {host}/{workspace}: {}{code}", phase.name())
+        }
         Happening::WorkspaceLeft { host, workspace } => format!("{host}/{workspace} left"),
         Happening::HostOnline { host } => format!("{host} is online"),
         Happening::HostAway { host } => format!("{host} is away"),

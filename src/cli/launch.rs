@@ -47,8 +47,10 @@ pub(super) struct Launch {
     pub(super) sandbox: Command,
     /// What runs in it.
     pub(super) command: Vec<OsString>,
-    /// With a terminal attached: the filter that the sandbox inherits.
-    pub(super) terminal: Option<File>,
+    /// The filter that the sandbox inherits.
+    pub(super) filter: File,
+    /// Whether it runs in this terminal.
+    pub(super) terminal: bool,
 }
 
 impl Launch {
@@ -63,10 +65,9 @@ impl Launch {
             Failure::new(format!("can't start {program}: {error}"))
                 .with_remedy("'twinshare doctor' shows what is missing on this machine")
         })?;
-        let terminal = self.terminal.is_some();
-        let code = attend(&mut child, &channel, &signals, terminal)
+        let code = attend(&mut child, &channel, &signals, self.terminal)
             .map_err(|error| Failure::new(format!("can't wait for the command: {error}")))?;
-        if terminal {
+        if self.terminal {
             take_terminal_back();
         }
         Ok(ExitCode::from(code))
@@ -77,6 +78,7 @@ impl Launch {
         let program = rustix::fs::open("/proc/self/exe", OFlags::PATH, Mode::empty())?;
         let (ours, theirs) = UnixDatagram::pair()?;
         fcntl_setfd(&theirs, FdFlags::empty())?;
+        fcntl_setfd(&self.filter, FdFlags::empty())?;
 
         self.sandbox.arg(format!("/proc/self/fd/{}", program.as_raw_fd())).arg("enter");
         self.sandbox.arg(format!("--program={}", program.as_raw_fd()));

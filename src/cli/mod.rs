@@ -5,6 +5,7 @@ mod arguments;
 mod cache;
 mod changes;
 mod doctor;
+mod environments;
 mod events;
 mod failure;
 mod id;
@@ -29,7 +30,10 @@ use std::{
 use clap::Parser;
 
 use self::{
-    arguments::{Arguments, CacheVerb, GroupVerb, LayerVerb, PeerVerb, RequestVerb, Verb},
+    arguments::{
+        Arguments, CacheVerb, Format, GroupVerb, LayerVerb, PeerVerb, RequestVerb, Run, SecretVerb, Start,
+        Verb,
+    },
     failure::Failure,
     launch::Launch,
     session::Session,
@@ -86,6 +90,26 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         Verb::Ls(options) => list::ls(&session, options).await?.into(),
         Verb::Plan(options) => plan::plan(&session, &options.place, options.format.json).await?.into(),
         Verb::Resources(format) => plan::resources(&session, format.json).await?.into(),
+        Verb::Start(options) => environments::start(&session, options).await?.into(),
+        Verb::Stop(options) => environments::stop(&session, &options).await?.into(),
+        Verb::Restart(options) => environments::restart(&session, options).await?.into(),
+        Verb::Ps(options) => environments::list(&session, options.all, options.format.json).await?.into(),
+        Verb::Logs(options) => environments::logs(&session, &options).await?.into(),
+        Verb::Exec(options) => environments::exec(&session, options).await?,
+        Verb::Ports(options) => {
+            environments::ports(&session, &options.what, options.format.json).await?.into()
+        }
+        Verb::Wait(what) => environments::wait(&session, &what).await?,
+        Verb::Secret(secrets) => match secrets.verb {
+            None => environments::secrets(&session, secrets.format.json).await?.into(),
+            Some(SecretVerb::Set { name }) => environments::set_secret(&session, &name).await?.into(),
+            Some(SecretVerb::Forget { name }) => environments::forget_secret(&session, &name).await?.into(),
+        },
+        Verb::Run(Run { workspace, net, environment: Some(environment), yes, .. }) => {
+            let (environment, format) = (Some(environment), Format { json: false });
+            let options = Start { workspace, environment, net, yes, wait: false, anyway: false, format };
+            environments::run(&session, &options).await?
+        }
         Verb::Run(options) => Answer::Launch(Box::new(run::run(&session, options).await?)),
         Verb::Enter(options) => match launch::enter(&options)? {},
         Verb::Peer(PeerVerb::List(format)) => list::peers(&session, format.json).await?.into(),

@@ -1,4 +1,5 @@
 use serde::Serialize;
+use twinshare::types::ByteSize;
 
 use super::failure::Failure;
 
@@ -81,22 +82,7 @@ pub(super) fn count(number: u64) -> String {
 
 /// A number of bytes, to two or three digits.
 pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let mut value = bytes as f64;
-    let mut unit = "";
-    for next in UNITS {
-        value /= 1024.0;
-        unit = next;
-        // What would be shown as 1024 is 1.0 of the next unit.
-        if value < 1023.5 {
-            break;
-        }
-    }
-    if value < 9.95 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
+    ByteSize(bytes).rounded()
 }
 
 /// A number of seconds as people say it.

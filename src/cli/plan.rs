@@ -2,7 +2,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 use twinshare::{
-    runtime::{Fit, Given, Machine, Thing, fit},
+    runtime::{Fit, Machine, fit},
     workspace::{self, Folder, Planned, definition::CommandLine},
 };
 
@@ -92,37 +92,6 @@ async fn machine(session: &Session) -> Result<Machine, Failure> {
     looked.map_err(|error| Failure::new(format!("can't look at this machine: {error}")))
 }
 
-/// What an environment gets here, in words.
-fn fitting(given: &Given) -> String {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "sizes are shown, and are never negative"
-    )]
-    let shown = |amount: f64| match given.what {
-        Thing::Memory | Thing::Disk => size(amount as u64),
-        Thing::Cpu => format!("{amount} cores"),
-        Thing::Gpu if (amount - 1.0).abs() < 0.5 => "1 graphics processor".to_owned(),
-        Thing::Gpu => format!("{amount} graphics processors"),
-    };
-    let what = match given.what {
-        Thing::Memory => " of memory",
-        Thing::Disk => " on the disk",
-        Thing::Cpu | Thing::Gpu => "",
-    };
-    if given.is_short() {
-        return format!(
-            "SHORT: it needs {}{what}, and there are {} for it",
-            shown(given.minimum),
-            shown(given.there)
-        );
-    }
-    if given.amount < given.wanted {
-        return format!("{}{what} of the {} that it wants", shown(given.amount), shown(given.wanted));
-    }
-    format!("{}{what}", shown(given.amount))
-}
-
 fn shown(fitted: &Fitted) -> String {
     let Fitted { planned, fit } = fitted;
     let environment = &planned.environment;
@@ -173,7 +142,7 @@ fn shown(fitted: &Fitted) -> String {
         add("profile", format!("{profile}: {why}"));
     }
     for given in &fit.given {
-        add("gets", fitting(given));
+        add("gets", given.describe());
     }
     for why in &planned.because {
         add("because", why.clone());

@@ -2,16 +2,14 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
-    fs::File,
-    io::{self, IsTerminal, Seek, Write},
-    os::fd::AsRawFd,
+    io::{self, IsTerminal},
     path::Path,
     process::Command,
 };
 
 use twinshare::{
     api::{LaunchRequest, RawText},
-    runtime::terminal_filter,
+    runtime::{filter_file, with_filter},
 };
 
 use super::{
@@ -34,40 +32,27 @@ pub(super) async fn run(session: &Session, options: Run) -> Result<Launch, Failu
     } else {
         options.command.iter().cloned().map(RawText::from).collect()
     };
-    let filter = if io::stdin().is_terminal() {
-        let filter = terminal_filter_file();
-        Some(filter.map_err(|error| cannot(Failure::new(format!("can't prepare the terminal: {error}"))))?)
-    } else {
-        None
-    };
+    let terminal = io::stdin().is_terminal();
+    let filter = filter_file();
+    let filter =
+        filter.map_err(|error| cannot(Failure::new(format!("can't prepare the sandbox: {error}"))))?;
     let request = LaunchRequest {
         host: host.name.clone(),
         workspace: workspace.name.clone(),
         command,
         network: options.net,
-        terminal: filter.as_ref().map(AsRawFd::as_raw_fd),
+        terminal,
         environment: passed(env::vars_os()),
     };
     let plan = client.launch(&request).await.map_err(|error| cannot(error.into()))?;
-    let own = plan
-        .arguments
-        .strip_suffix(request.command.as_slice())
-        .ok_or_else(|| cannot(Failure::new("the node has another command in mind")))?;
+    let arguments: Vec<OsString> = plan.arguments.iter().map(|one| one.as_os_str().to_owned()).collect();
     let mut sandbox = Command::new(plan.program.as_os_str());
     sandbox
-        .args(own.iter().map(RawText::as_os_str))
+        .args(with_filter(&arguments, &filter))
         .env_clear()
         .envs(plan.environment.iter().map(|(name, value)| (name, value.as_os_str())));
     let command = request.command.iter().map(|word| word.as_os_str().to_owned()).collect();
-    Ok(Launch { sandbox, command, terminal: filter })
-}
-
-/// What keeps the launched from typing into this terminal, in a file that the sandbox's program inherits.
-fn terminal_filter_file() -> io::Result<File> {
-    let mut file = File::from(rustix::fs::memfd_create("terminal-filter", rustix::fs::MemfdFlags::empty())?);
-    file.write_all(&terminal_filter())?;
-    file.rewind()?;
-    Ok(file)
+    Ok(Launch { sandbox, command, filter, terminal })
 }
 
 /// The variables that say how the user's terminal and language are: the only ones that reach the environment.

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     RuntimeError,
+    sandbox::FILTER,
     system::{SYSTEM_FOLDERS, System},
     venv::Interpreter,
 };
@@ -17,7 +18,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// The home folder where the user's own can't be made, because the workspace holds it.
 const SPARE_HOME: &str = "/tmp/home";
 
-/// A command and the sandbox that it runs in.
+/// What a sandbox is.
 #[derive(Debug, Clone)]
 pub struct SandboxSpec {
     /// Where the workspace is on this machine: `~/twinshare/<host>/<workspace>`.
@@ -26,8 +27,10 @@ pub struct SandboxSpec {
     pub original: PathBuf,
     /// `~/twinshare/.outside/<host>`: where the mount lets links point that leave the workspace.
     pub outside: PathBuf,
-    /// The program and its arguments.
-    pub command: Vec<OsString>,
+    /// Whether the workspace can be changed in it.
+    pub writable: bool,
+    /// Folders of the workspace that are elsewhere too: below the workspace, where, and whether they can't be changed there.
+    pub mounts: Vec<(PathBuf, PathBuf, bool)>,
     /// The interpreters of this machine that the workspace's environments are based on.
     pub interpreters: Vec<Interpreter>,
     /// Whether it may use the network.
@@ -41,10 +44,10 @@ pub struct SandboxSpec {
     pub home: PathBuf,
     /// Whether the user is root, for whom the sandbox has no user namespace.
     pub root: bool,
-    /// With a terminal attached: the descriptor, inherited by bubblewrap, from which it reads [`super::terminal_filter`].
-    /// The command then stays in the terminal's session, so that job control works; the filter keeps it from typing into
-    /// the terminal (TIOCSTI) what the user's shell would run after it. Without a terminal it gets a session of its own.
-    pub terminal: Option<i32>,
+    /// Whether what runs in it stays in the session of the terminal that it was started from, so that job control works; the
+    /// filter keeps it from typing into the terminal what the user's shell would run after it. Else it gets a session of its
+    /// own.
+    pub terminal: bool,
 }
 
 /// Finds bubblewrap in the folders of `search`, a value such as PATH has.
@@ -59,21 +62,33 @@ pub fn find_bubblewrap(search: &OsStr) -> Result<PathBuf, RuntimeError> {
         .ok_or(RuntimeError::NoBubblewrap)
 }
 
-/// The arguments with which bubblewrap runs the command, without its own name. It exits with the command's status, or with
-/// 128 and the number of the signal that ended it.
+/// The arguments with which bubblewrap runs what comes behind them, without its own name. It exits with the status of that, or
+/// with 128 and the number of the signal that ended it. For [`FILTER`] stands the descriptor from which it is to read
+/// [`super::filter`].
 ///
 /// # Errors
-/// [`RuntimeError::Place`] where the workspace can't be put at its original path; [`RuntimeError::NoCommand`].
+/// [`RuntimeError::Place`] where the workspace can't be put at its original path, or a folder of it where it's to be.
 pub fn arguments(spec: &SandboxSpec, system: &System) -> Result<Vec<OsString>, RuntimeError> {
     check_place(&spec.original)?;
-    if spec.command.is_empty() {
-        return Err(RuntimeError::NoCommand);
+    for (source, target, _) in &spec.mounts {
+        check_place(target)?;
+        let plain = source.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !plain {
+            return Err(RuntimeError::Place { path: source.clone(), reason: "it isn't below the workspace" });
+        }
     }
     let mut line = Line::default();
     isolate(spec, &mut line);
     // Later mounts lie over earlier ones: the system, then the empty places, then what is put into them, the workspace last.
     show_system(system, &mut line);
-    line.add("--proc", ["/proc"]).add("--dev", ["/dev"]);
+    line.add("--proc", ["/proc"]);
+    if spec.root {
+        // The kernel's settings are root's to change, also without any capability.
+        for folder in &system.kernel {
+            line.add("--ro-bind", [folder, folder]);
+        }
+    }
+    line.add("--dev", ["/dev"]);
     line.add("--tmpfs", ["/tmp"]).add("--tmpfs", ["/var/tmp"]).add("--dir", ["/run"]);
     if spec.network {
         // /etc/resolv.conf is a link to there where systemd resolves names.
@@ -95,20 +110,23 @@ pub fn arguments(spec: &SandboxSpec, system: &System) -> Result<Vec<OsString>, R
             line.add("--ro-bind", [path, path]);
         }
     }
-    line.add("--ro-bind", [&spec.mount_view, &spec.original]);
+    let bind = |read_only| if read_only { "--ro-bind" } else { "--bind" };
+    line.add(bind(!spec.writable), [&spec.mount_view, &spec.original]);
+    for (source, target, read_only) in &spec.mounts {
+        line.add(bind(*read_only || !spec.writable), [&spec.mount_view.join(source), target]);
+    }
     line.add("--chdir", [&spec.original]);
     set_environment(spec, home, &mut line);
     line.0.push("--".into());
-    line.0.extend(spec.command.iter().cloned());
     Ok(line.0)
 }
 
 fn isolate(spec: &SandboxSpec, line: &mut Line) {
     line.add("--die-with-parent", [""; 0]);
-    match spec.terminal {
-        Some(filter) => line.add("--seccomp", [filter.to_string()]),
-        None => line.add("--new-session", [""; 0]),
-    };
+    line.add("--seccomp", [FILTER]);
+    if !spec.terminal {
+        line.add("--new-session", [""; 0]);
+    }
     for namespace in ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"] {
         line.add(namespace, [""; 0]);
     }
@@ -192,21 +210,22 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
-    use crate::runtime::VenvConfig;
+    use crate::runtime::{VenvConfig, filter_file, with_filter};
 
     fn spec() -> SandboxSpec {
         SandboxSpec {
             mount_view: "/home/bob/twinshare/dev/lab".into(),
             original: "/home/ann/lab".into(),
             outside: "/home/bob/twinshare/.outside/dev".into(),
-            command: vec!["make".into(), "--all".into()],
+            writable: false,
+            mounts: vec![],
             interpreters: vec![],
             network: false,
             environment: vec![("TERM".into(), "xterm".into())],
             user: "bob".into(),
             home: "/home/bob".into(),
             root: false,
-            terminal: None,
+            terminal: false,
         }
     }
 
@@ -216,6 +235,7 @@ mod tests {
             links: vec![("/bin".into(), "usr/bin".into())],
             hidden_files: vec!["/etc/shadow".into()],
             hidden_folders: vec!["/etc/ssl/private".into()],
+            kernel: vec!["/proc/sys".into()],
         }
     }
 
@@ -228,7 +248,7 @@ mod tests {
     fn the_sandbox_is_what_it_is_meant_to_be() {
         assert_eq!(
             line(&spec()),
-            "--die-with-parent --new-session --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup-try \
+            "--die-with-parent --seccomp @FILTER@ --new-session --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup-try \
              --unshare-user --unshare-net --cap-drop ALL \
              --ro-bind /usr /usr --ro-bind /etc /etc --symlink usr/bin /bin --tmpfs /etc/ssl/private \
              --ro-bind /dev/null /etc/shadow --proc /proc --dev /dev --tmpfs /tmp --tmpfs /var/tmp --dir /run \
@@ -237,7 +257,7 @@ mod tests {
              --clearenv --setenv PATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
              --setenv HOME /home/bob --setenv USER bob --setenv LANG C.UTF-8 \
              --setenv GIT_CONFIG_COUNT 1 --setenv GIT_CONFIG_KEY_0 safe.directory \
-             --setenv GIT_CONFIG_VALUE_0 /home/ann/lab --setenv TERM xterm -- make --all"
+             --setenv GIT_CONFIG_VALUE_0 /home/ann/lab --setenv TERM xterm --"
         );
     }
 
@@ -258,12 +278,18 @@ mod tests {
         let asked = SandboxSpec {
             network: true,
             root: true,
-            terminal: Some(9),
+            terminal: true,
+            writable: true,
+            mounts: vec![("data".into(), "/data".into(), true), ("out".into(), "/out".into(), false)],
             interpreters: vec![interpreter("/opt/py/bin/python3.11"), interpreter("/home/ann/lab/py")],
             ..spec()
         };
         let line = line(&asked);
-        assert!(line.contains("--seccomp 9") && !line.contains("--new-session"), "{line}");
+        assert!(line.contains("--seccomp @FILTER@") && !line.contains("--new-session"), "{line}");
+        let workspace = "--bind /home/bob/twinshare/dev/lab /home/ann/lab --ro-bind /home/bob/twinshare/dev/lab/data /data \
+                         --bind /home/bob/twinshare/dev/lab/out /out --chdir";
+        assert!(line.contains(workspace), "{line}");
+        assert!(line.contains("--proc /proc --ro-bind /proc/sys /proc/sys --dev"), "{line}");
         assert!(!line.contains("--unshare-net") && !line.contains("--unshare-user"), "{line}");
         assert!(line.contains("--ro-bind /opt/py/bin/python3.11 /opt/py/bin/python3.11"), "{line}");
         assert!(!line.contains("/home/ann/lab/py"), "{line}");
@@ -275,8 +301,11 @@ mod tests {
             let refused = arguments(&SandboxSpec { original: bad.into(), ..spec() }, &system());
             assert!(matches!(refused, Err(RuntimeError::Place { .. })), "{bad}");
         }
-        let nothing = SandboxSpec { command: vec![], ..spec() };
-        assert!(matches!(arguments(&nothing, &system()), Err(RuntimeError::NoCommand)));
+        for (source, target) in [("../x", "/data"), ("/x", "/data"), ("data", "/etc/x"), ("data", "data")] {
+            let mounts = vec![(source.into(), target.into(), false)];
+            let refused = arguments(&SandboxSpec { mounts, ..spec() }, &system());
+            assert!(matches!(refused, Err(RuntimeError::Place { .. })), "{source} {target}");
+        }
         assert!(
             find_bubblewrap("/nowhere:relative".as_ref())
                 .unwrap_err()
@@ -317,9 +346,11 @@ mod tests {
         }
 
         fn run(&self, command: &[&str]) -> Output {
-            let spec = SandboxSpec { command: command.iter().map(Into::into).collect(), ..self.spec.clone() };
-            let arguments = arguments(&spec, &System::scan().unwrap()).unwrap();
-            Command::new(&self.program).args(arguments).output().unwrap()
+            let filter = filter_file().unwrap();
+            rustix::io::fcntl_setfd(&filter, rustix::io::FdFlags::empty()).unwrap();
+            let arguments = arguments(&self.spec, &System::scan().unwrap()).unwrap();
+            let arguments = with_filter(&arguments, &filter);
+            Command::new(&self.program).args(arguments).args(command).output().unwrap()
         }
 
         /// What a shell script prints, which must succeed.
@@ -406,26 +437,17 @@ mod tests {
 
     #[test]
     fn a_terminal_cannot_be_typed_into() {
-        let Some(mut bed) = Bed::new() else { return };
-        let filter = bed.folder.path().join("filter");
-        std::fs::write(&filter, crate::runtime::terminal_filter()).unwrap();
-        bed.spec.terminal = Some(0);
-        let asked = |request: &str| {
-            let script = format!("my $c = 'x'; ioctl(STDOUT, {request}, $c); print $!+0");
-            let spec =
-                SandboxSpec { command: ["perl", "-e", &script].map(Into::into).into(), ..bed.spec.clone() };
-            let output = Command::new(&bed.program)
-                .args(arguments(&spec, &System::scan().unwrap()).unwrap())
-                .stdin(std::fs::File::open(&filter).unwrap())
-                .output()
-                .unwrap();
-            assert!(output.status.success(), "{output:?}");
-            String::from_utf8(output.stdout).unwrap()
-        };
+        let Some(bed) = Bed::new() else { return };
         if Command::new("perl").arg("-v").output().is_err() {
             eprintln!("skipped: perl isn't installed");
             return;
         }
+        let asked = |request: &str| {
+            let script = format!("my $c = 'x'; ioctl(STDOUT, {request}, $c); print $!+0");
+            let output = bed.run(&["perl", "-e", &script]);
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
         // Standard output is a pipe: without the filter every one of these is ENOTTY.
         assert_eq!(asked("0x5412"), Errno::PERM.raw_os_error().to_string());
         assert_eq!(asked("0x541c"), Errno::PERM.raw_os_error().to_string());

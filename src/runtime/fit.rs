@@ -60,6 +60,34 @@ impl Given {
     pub fn is_short(&self) -> bool {
         self.there < self.minimum
     }
+
+    /// What it gets, in words.
+    pub fn describe(&self) -> String {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "sizes are shown, and are never negative"
+        )]
+        let shown = |amount: f64| match self.what {
+            Thing::Memory | Thing::Disk => ByteSize(amount as u64).rounded(),
+            Thing::Cpu => format!("{amount} cores"),
+            Thing::Gpu if (amount - 1.0).abs() < 0.5 => "1 graphics processor".to_owned(),
+            Thing::Gpu => format!("{amount} graphics processors"),
+        };
+        let what = match self.what {
+            Thing::Memory => " of memory",
+            Thing::Disk => " on the disk",
+            Thing::Cpu | Thing::Gpu => "",
+        };
+        if self.is_short() {
+            let (needed, there) = (shown(self.minimum), shown(self.there));
+            return format!("SHORT: it needs {needed}{what}, and there are {there} for it");
+        }
+        if self.amount < self.wanted {
+            return format!("{}{what} of the {} that it wants", shown(self.amount), shown(self.wanted));
+        }
+        format!("{}{what}", shown(self.amount))
+    }
 }
 
 /// Fits an environment to a machine: with the first of its profiles that the machine has enough for; if none, with the last,

@@ -6,6 +6,8 @@ use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
+use super::fit::{Given, Thing};
+
 /// What a machine has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
@@ -52,6 +54,32 @@ impl Machine {
             disk_free: disk.f_bavail.saturating_mul(disk.f_frsize),
             gpus: gpus(Path::new("/")),
         })
+    }
+
+    /// What is left of it when so much has been given away. Free memory is what it is, or what nobody was given, if that's
+    /// less: those who have it may not have used it yet.
+    #[must_use]
+    pub fn without(&self, taken: &[Given]) -> Self {
+        let mut left = self.clone();
+        let (mut memory, mut gpus) = (0.0, 0.0);
+        for given in taken {
+            match given.what {
+                Thing::Cpu => left.cpus = (left.cpus - given.amount).max(0.0),
+                Thing::Memory => memory += given.amount,
+                Thing::Gpu => gpus += given.amount,
+                // What was written shows as used, and the rest may never be.
+                Thing::Disk => {}
+            }
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "they are positive, and small"
+        )]
+        let (memory, gpus) = (memory as u64, gpus as usize);
+        left.memory_free = left.memory_free.min(left.memory.saturating_sub(memory));
+        left.gpus.truncate(left.gpus.len().saturating_sub(gpus));
+        left
     }
 }
 

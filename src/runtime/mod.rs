@@ -1,21 +1,37 @@
 //! Running a workspace's environments. So far one runtime: a process in a bubblewrap sandbox.
 
+mod agent;
 mod bubblewrap;
+mod channel;
+mod compose;
+mod confine;
 mod fit;
+mod limits;
 mod machine;
+mod room;
+mod sandbox;
 mod script;
+mod supervise;
 mod system;
-mod terminal;
 mod venv;
 
 use std::path::PathBuf;
 
+pub use agent::{Program, TerminalSize, serve as serve_agent};
 pub use bubblewrap::{SandboxSpec, arguments, find_bubblewrap};
+pub use compose::{ComposeError, Here, agreement, commands, compose, with_profile};
+pub use confine::filter;
 pub use fit::{Fit, Given, Thing, fit};
+pub use limits::{Limits, Means};
 pub use machine::{Gpu, Machine};
+pub use room::{Connection, Room, RoomError, Running, Streams};
+pub use sandbox::{FILTER, Sandbox, Sandboxed, filter_file, with_filter};
 pub use script::script_interpreter;
+pub use supervise::{
+    LAUNCH_FILE, LOG_FILE, LaunchSpec, LaunchState, Link, LinkError, LogLine, Phase, PortState, RoomSpec,
+    STATE_FILE, ServiceSpec, ServiceState, Session, Tail, read, supervise,
+};
 pub use system::{System, is_system};
-pub use terminal::terminal_filter;
 pub use venv::{Interpreter, VenvConfig};
 
 /// Why an environment can't be run.
@@ -32,9 +48,6 @@ pub enum RuntimeError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// There is nothing to run.
-    #[error("there is no command to run")]
-    NoCommand,
     /// A pyvenv.cfg isn't one.
     #[error("the environment's pyvenv.cfg {0}")]
     VenvConfig(&'static str),

@@ -17,6 +17,10 @@ pub fn is_system(path: &Path) -> bool {
     SYSTEM_FOLDERS.iter().any(|folder| path.starts_with(folder))
 }
 
+/// The parts of /proc by which the kernel can be told something, other than what is in the folders of processes.
+const KERNEL: [&str; 7] =
+    ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/mtrr"];
+
 /// How deep the settings are searched for secrets; what lies deeper is hidden whole.
 const MAX_DEPTH: usize = 8;
 
@@ -31,6 +35,8 @@ pub struct System {
     pub(super) hidden_files: Vec<PathBuf>,
     /// Folders that are shown empty.
     pub(super) hidden_folders: Vec<PathBuf>,
+    /// The parts of /proc by which the kernel is told something.
+    pub(super) kernel: Vec<PathBuf>,
 }
 
 impl System {
@@ -52,6 +58,7 @@ impl System {
             }
         }
         system.hide_secrets(Path::new("/etc"), 0)?;
+        system.kernel = KERNEL.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
         Ok(system)
     }
 

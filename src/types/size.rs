@@ -46,6 +46,28 @@ impl FromStr for ByteSize {
 }
 
 /// Exactly, so that it can be read again.
+impl ByteSize {
+    /// To two or three digits, for people.
+    pub fn rounded(self) -> String {
+        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        if self.0 < 1024 {
+            return format!("{} B", self.0);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+        let mut value = self.0 as f64;
+        let mut unit = "";
+        for next in UNITS {
+            value /= 1024.0;
+            unit = next;
+            // What would be shown as 1024 is 1.0 of the next unit.
+            if value < 1023.5 {
+                break;
+            }
+        }
+        if value < 9.95 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
+    }
+}
+
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -107,6 +107,14 @@ impl std::fmt::Display for CommandLine {
 }
 
 impl CommandLine {
+    /// The words among which the program that it names can be looked for: of a line for the shell, if it's a plain command.
+    pub fn plain_words(&self) -> Vec<String> {
+        match self {
+            Self::Line(line) => shell_words::split(line).unwrap_or_default(),
+            Self::Words(words) => words.clone(),
+        }
+    }
+
     /// The program and its arguments.
     pub fn words(&self) -> Vec<String> {
         match self {

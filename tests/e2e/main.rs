@@ -22,6 +22,8 @@ mod bed_itself;
 mod cache;
 mod changes;
 mod edit;
+mod environments;
+mod escapes;
 mod failure;
 mod launch;
 mod launches;

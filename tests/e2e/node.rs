@@ -156,7 +156,6 @@ impl Node {
         self.json(&["share", path, "--name", name, "--access", "public", "--wait", "--json"])
     }
 
-    /// What this node's `ls` says of a workspace, if it lists it.
     /// Sets the password of a workspace that it shares; false if it won't have that one.
     pub(crate) fn set_password(&self, workspace: &str, password: &str) -> bool {
         let mut command = self.command(&["access", workspace, "--password"]);
@@ -166,6 +165,7 @@ impl Node {
         child.wait().unwrap().success()
     }
 
+    /// What this node's `ls` says of a workspace, if it lists it.
     pub(crate) fn workspace(&self, host: &str, name: &str) -> Option<Value> {
         let hosts = self.json(&["ls", "--json"]);
         let host = hosts.as_array()?.iter().find(|one| one["name"] == host)?;

@@ -19,8 +19,9 @@ use twinshare::{
     api::{
         AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, BulkTurn, CacheReport, Control, FileEntry,
         FilePath, Finding, Following, GrantRequest, Groups, Host, Invitation, Join, JoinRequest, Judgement,
-        LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, PasswordRequest, Peer, Pin,
-        Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status,
+        Launch, LaunchPlan, LaunchRequest, LayerChange, MergeReport, PREFIX, PairingEnd, PasswordRequest,
+        Peer, Pin, Problem, PushReport, RawText, Share, ShareRequest, SnapshotInfo, StartAnswer,
+        StartRequest, Status,
     },
     peer::PairingCode,
     types::{NodeId, WorkspaceName},
@@ -115,6 +116,11 @@ pub(super) fn router<C: Control>(node: Arc<C>) -> Router {
         .route("/transfers", get(transfers::<C>))
         .route("/audit", get(audit::<C>))
         .route("/launches", post(launch::<C>))
+        .route("/environments", get(environments::<C>).post(start::<C>))
+        .route("/environments/{id}", delete(stop::<C>))
+        .route("/environments/{id}/end", get(wait::<C>))
+        .route("/secrets", get(secrets::<C>))
+        .route("/secrets/{name}", put(set_secret::<C>).delete(forget_secret::<C>))
         .route("/cache", get(cache::<C>).delete(clear_cache::<C>))
         .route("/prefetches", post(prefetch::<C>))
         .route("/pins", post(pin::<C>).delete(unpin::<C>))
@@ -350,6 +356,61 @@ async fn launch<C: Control>(
         return Err(Problem::invalid("the command of a launch can't be empty").into());
     }
     Ok(Json(node.launch(request).await?))
+}
+
+async fn start<C: Control>(
+    State(node): Node<C>,
+    Sent(request): Sent<StartRequest>,
+) -> Result<Json<StartAnswer>, Failure> {
+    Ok(Json(node.start(request).await?))
+}
+
+async fn environments<C: Control>(State(node): Node<C>) -> Json<Vec<Launch>> {
+    Json(node.environments().await)
+}
+
+/// How an environment is to end.
+#[derive(Deserialize)]
+struct Ending {
+    #[serde(default)]
+    at_once: bool,
+}
+
+async fn stop<C: Control>(
+    State(node): Node<C>,
+    Parameters(id): Parameters<String>,
+    ending: Result<Query<Ending>, QueryRejection>,
+) -> Result<Json<Launch>, Failure> {
+    let Query(ending) = ending.map_err(|rejection| Problem::invalid(rejection.body_text()))?;
+    Ok(Json(node.stop(id, ending.at_once).await?))
+}
+
+async fn wait<C: Control>(
+    State(node): Node<C>,
+    Parameters(id): Parameters<String>,
+) -> Result<Json<Launch>, Failure> {
+    Ok(Json(node.wait(id).await?))
+}
+
+async fn secrets<C: Control>(State(node): Node<C>) -> Result<Json<Vec<String>>, Failure> {
+    Ok(Json(node.secrets().await?))
+}
+
+async fn set_secret<C: Control>(
+    State(node): Node<C>,
+    Parameters(name): Parameters<String>,
+    Sent(value): Sent<String>,
+) -> Result<StatusCode, Failure> {
+    node.set_secret(name, Some(value)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn forget_secret<C: Control>(
+    State(node): Node<C>,
+    Parameters(name): Parameters<String>,
+) -> Result<StatusCode, Failure> {
+    node.set_secret(name, None).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// From where events are wanted.

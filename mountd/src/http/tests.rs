@@ -17,10 +17,11 @@ use twinshare::{
     api::{
         AccessReport, AccessRequest, AuditEntry, BODY_LIMIT, BulkTurn, CacheReport, CacheUse,
         CachedWorkspace, Claim, Client, ClientError, Decision, Deed, Endpoint, Event, FileEntry, FileKind,
-        FilePath, Finding, Following, GrantRequest, Groups, Happening, Host, Invitation, JoinRequest,
+        FilePath, Finding, Following, GrantRequest, Groups, Happening, Host, Invitation, JoinRequest, Launch,
         LaunchPlan, LaunchRequest, LayerChange, LeftOut, MergeReport, PairingEnd, PasswordRequest, Peer,
         PeerAddress, PeerSource, PeerState, Pin, PinState, Prefetch, PrefetchStep, Problem, Progress,
-        PushReport, RawText, Share, ShareRequest, SnapshotInfo, Status, Transfer, Workspace,
+        PushReport, RawText, Share, ShareRequest, SnapshotInfo, StartAnswer, StartRequest, Status, Transfer,
+        Workspace,
     },
     peer::PairingCode,
     types::{Digest, Name, NodeId, Timestamp, WorkspaceId, WorkspaceName},
@@ -134,6 +135,21 @@ fn an_audit_entry() -> AuditEntry {
         whom: "group:team".parse().unwrap(),
         rights: Some("run".parse().unwrap()),
         expires: Some(5),
+    }
+}
+
+fn a_launch() -> Launch {
+    let state = serde_json::json!({"phase": "running", "since": "2026-01-02T03:04:05Z", "supervisor": 7});
+    Launch {
+        id: "1a".into(),
+        host: "owner".parse().unwrap(),
+        workspace: "lab".parse().unwrap(),
+        environment: "train".into(),
+        runtime: "process".into(),
+        profile: None,
+        limits: "a control group".into(),
+        folder: "/state/launches/1a".into(),
+        state: serde_json::from_value(state).unwrap(),
     }
 }
 
@@ -271,6 +287,28 @@ impl Control for FakeNode {
             arguments: request.command,
             environment: request.environment,
         })
+    }
+    async fn start(&self, request: StartRequest) -> Result<StartAnswer, Problem> {
+        self.note(format!("start {}/{}", request.host, request.workspace));
+        Ok(StartAnswer::Started(Box::new(a_launch())))
+    }
+    async fn environments(&self) -> Vec<Launch> {
+        vec![a_launch()]
+    }
+    async fn stop(&self, id: String, at_once: bool) -> Result<Launch, Problem> {
+        self.note(format!("stop {id} {at_once}"));
+        Ok(a_launch())
+    }
+    async fn wait(&self, id: String) -> Result<Launch, Problem> {
+        self.note(format!("wait {id}"));
+        Ok(a_launch())
+    }
+    async fn secrets(&self) -> Result<Vec<String>, Problem> {
+        Ok(vec!["TOKEN".into()])
+    }
+    async fn set_secret(&self, name: String, value: Option<String>) -> Result<(), Problem> {
+        self.note(format!("secret {name} {value:?}"));
+        Ok(())
     }
     async fn cache(&self) -> Result<CacheReport, Problem> {
         Ok(a_report())
@@ -437,9 +475,26 @@ async fn every_endpoint_answers_the_client() {
         workspace: "lab".parse().unwrap(),
         command: vec!["python".into(), "-V".into()],
         network: false,
-        terminal: None,
+        terminal: false,
         environment: [("TERM".to_owned(), RawText::from("xterm"))].into(),
     };
+    let start = StartRequest {
+        host: launch.host.clone(),
+        workspace: launch.workspace.clone(),
+        environment: None,
+        network: false,
+        agreed: None,
+        anyway: false,
+    };
+    let started = client.start(&start).await.unwrap();
+    assert_eq!(started, StartAnswer::Started(Box::new(a_launch())));
+    assert_eq!(client.environments().await.unwrap(), [a_launch()]);
+    assert_eq!(client.stop("1a", false).await.unwrap(), a_launch());
+    assert_eq!(client.stop("1a", true).await.unwrap(), a_launch());
+    assert_eq!(client.wait("1a").await.unwrap(), a_launch());
+    client.set_secret("TOKEN", "t\"x").await.unwrap();
+    client.forget_secret("TOKEN").await.unwrap();
+    assert_eq!(client.secrets().await.unwrap(), ["TOKEN"]);
     let plan = client.launch(&launch).await.unwrap();
     assert_eq!((plan.arguments, plan.environment), (launch.command, launch.environment));
     assert_eq!(client.cache().await.unwrap(), a_report());
@@ -492,6 +547,12 @@ async fn every_endpoint_answers_the_client() {
             "join 01010101 123-456".to_owned(),
             "unpair 01010101".to_owned(),
             "group team 1".to_owned(),
+            "start owner/lab".to_owned(),
+            "stop 1a false".to_owned(),
+            "stop 1a true".to_owned(),
+            "wait 1a".to_owned(),
+            "secret TOKEN Some(\"t\\\"x\")".to_owned(),
+            "secret TOKEN None".to_owned(),
             "launch owner/lab [RawText(\"python\"), RawText(\"-V\")]".to_owned(),
             "clear all".to_owned(),
             "clear owner/lab".to_owned(),
