@@ -32,7 +32,8 @@ const ROOMS: [&str; 15] = [
 const APART: [(&str, &str); 2] = [("view", "peer"), ("view", "discovery")];
 
 /// Crates that stay behind one door: (crate, the path prefixes where it may be named).
-const DOORS: [(&str, &[&str]); 3] = [
+const DOORS: [(&str, &[&str]); 4] = [
+    ("bollard", &["src/runtime/container"]),
     ("fuser", &["mountd/src/fuse"]),
     ("axum", &["src/peer/service", "mountd/src/http"]),
     ("socket2", &["src/discovery"]),

@@ -29,6 +29,16 @@ pub(crate) struct Config {
     pub(crate) bulk_slots: usize,
     /// Whether everything is encrypted.
     pub(crate) encryption: Encryption,
+    /// What makes containers.
+    pub(crate) containers: Containers,
+}
+
+/// What makes containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Containers {
+    /// The socket of an engine that has Docker's API; without it the usual ones are looked for.
+    pub(crate) socket: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -39,6 +49,7 @@ impl Default for Config {
             bandwidth: BandwidthCaps::default(),
             bulk_slots: BULK_SLOTS,
             encryption: Encryption::On,
+            containers: Containers::default(),
         }
     }
 }

@@ -18,8 +18,9 @@ use tokio::{sync::watch, time::timeout};
 use twinshare::{
     api::{Agreement, Happening, Launch, Problem, RawText, StartAnswer, StartRequest},
     runtime::{
-        ComposeError, Fit, Given, Here, LAUNCH_FILE, LaunchState, Limits, Link, LinkError, Machine, Means,
-        Phase, RoomSpec, STATE_FILE, Sandboxed, Thing, agreement, commands, compose, fit, read, with_profile,
+        ComposeError, Contained, ContainerRoot, Engine, Fit, Given, Here, LAUNCH_FILE, LaunchSpec,
+        LaunchState, Limits, Link, LinkError, Machine, Means, Phase, RoomSpec, STATE_FILE, Sandboxed, Thing,
+        agreement, commands, compose, fit, read, with_profile,
     },
     types::{Digest, HostName, WorkspaceName},
     workspace::{
@@ -89,20 +90,22 @@ pub(crate) struct Environments {
     folder: PathBuf,
     state: PathBuf,
     events: Arc<Events>,
+    /// The socket of the container engine, if the user names one.
+    engine: Option<PathBuf>,
     entries: Mutex<BTreeMap<String, Entry>>,
     /// Held while one is started: what the machine has is given once.
     starting: tokio::sync::Mutex<()>,
 }
 
 impl Environments {
-    pub(crate) fn open(state: &Path, events: Arc<Events>) -> std::io::Result<Self> {
+    pub(crate) fn open(state: &Path, events: Arc<Events>, engine: Option<PathBuf>) -> std::io::Result<Self> {
         let folder = state.join("launches");
         match fs::DirBuilder::new().mode(0o700).create(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
         let (state, entries, starting) = (state.to_owned(), Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self { folder, state, events, entries, starting })
+        Ok(Self { folder, state, events, engine, entries, starting })
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -172,9 +175,20 @@ impl Environments {
                 Ok(link) => self.watch(id, meta, link).await,
                 Err(_) => {
                     let state = read::<LaunchState>(&folder, STATE_FILE).ok().flatten();
+                    if state.as_ref().is_none_or(|state| !state.phase.is_over()) {
+                        self.sweep(&id).await;
+                    }
                     self.note_over(id, meta, state);
                 }
             }
+        }
+    }
+
+    /// Removes what a launch left that had no end.
+    async fn sweep(&self, id: &str) {
+        let spec = read::<LaunchSpec>(&self.of(id), LAUNCH_FILE).ok().flatten();
+        if let Some(RoomSpec::Container(how)) = spec.map(|spec| spec.room) {
+            twinshare::runtime::sweep(&how).await;
         }
     }
 
@@ -204,6 +218,7 @@ impl Environments {
                     _ => {
                         let last = read::<LaunchState>(&all.of(&id), STATE_FILE).ok().flatten();
                         if !tell.borrow().phase.is_over() {
+                            all.sweep(&id).await;
                             tell.send_replace(ended(last));
                         }
                     }
@@ -317,19 +332,20 @@ impl Environments {
         let folder = self.of(id);
         let (fetcher, state, name) = (node.fetcher.clone(), self.state.clone(), id.to_owned());
         let here = values(node);
-        let network = meta.network;
-        let (spec, limits) = blocking(move || {
+        let (network, engine) = (meta.network, self.engine.clone());
+        let (spec, means) = blocking(move || {
             let mut here = here;
             here.secrets =
                 files::read_json(&state.join(SECRETS)).map_err(Problem::failed)?.unwrap_or_default();
             here.workspace.clone_from(&ground.original);
             let limits = limits(&name, &fitted);
-            let room = room(&ground, &environment, network, limits.clone())?;
+            let folder = state.join("launches").join(&name);
+            let room = room(&ground, &environment, network, limits, &folder, engine)?;
             if let Some(command) = &environment.command {
                 let words = command.plain_words();
                 ground.note_launch(&fetcher, words.iter().map(Path::new));
             }
-            let done = Some(state.join("launches").join(&name).join("set-up"));
+            let done = Some(folder.join("set-up"));
             let spec = compose(&environment, room, &here, &fitted, done).map_err(|error| {
                 let problem = Problem::conflict(&error);
                 match error {
@@ -339,10 +355,14 @@ impl Environments {
                     ComposeError::Value { .. } => problem,
                 }
             })?;
-            Ok::<_, Problem>((spec, limits))
+            let means = match &spec.room {
+                RoomSpec::Process(how) => how.limits.means.to_string(),
+                RoomSpec::Container(how) => how.limits.means.to_string(),
+            };
+            Ok::<_, Problem>((spec, means))
         })
         .await??;
-        meta.limits = limits.means.to_string();
+        meta.limits = means;
         let program = std::env::current_exe().map_err(Problem::failed)?;
         {
             let (folder, meta) = (folder.clone(), meta.clone());
@@ -603,14 +623,30 @@ fn room(
     environment: &Environment,
     network: bool,
     limits: Limits,
+    folder: &Path,
+    engine: Option<PathBuf>,
 ) -> Result<RoomSpec, Problem> {
-    if environment.runtime() != "process" {
-        return Err(Problem::conflict(format!(
-            "'{}' is to be run by '{}', which this version can't do yet",
-            environment.name,
-            environment.runtime()
-        )));
+    let mounts = environment.mounts.iter();
+    let mounts = mounts
+        .map(|mount| (PathBuf::from(&mount.source), PathBuf::from(&mount.target), mount.read_only))
+        .collect();
+    match environment.runtime() {
+        "process" => sandboxed(ground, environment, network, limits, mounts),
+        "container" => contained(ground, environment, network, limits, mounts, folder, engine),
+        other => Err(Problem::conflict(format!(
+            "'{}' is to be run by '{other}', which this version can't do yet",
+            environment.name
+        ))),
     }
+}
+
+fn sandboxed(
+    ground: &Ground,
+    environment: &Environment,
+    network: bool,
+    limits: Limits,
+    mounts: Vec<(PathBuf, PathBuf, bool)>,
+) -> Result<RoomSpec, Problem> {
     let services = environment.services.iter().filter_map(|service| service.command.as_ref());
     let all = environment.command.iter().chain(services);
     let mut path = OsString::new();
@@ -624,15 +660,63 @@ fn room(
         network,
         terminal: false,
         writable: true,
-        mounts: environment
-            .mounts
-            .iter()
-            .map(|mount| (PathBuf::from(&mount.source), PathBuf::from(&mount.target), mount.read_only))
-            .collect(),
+        mounts,
         variables: vec![("PATH".into(), path)],
     };
     let (program, arguments) = ground.sandbox(wanted).map_err(Problem::failed)?;
     Ok(RoomSpec::Process(Sandboxed { program, arguments, limits }))
+}
+
+fn contained(
+    ground: &Ground,
+    environment: &Environment,
+    network: bool,
+    mut limits: Limits,
+    mounts: Vec<(PathBuf, PathBuf, bool)>,
+    folder: &Path,
+    engine: Option<PathBuf>,
+) -> Result<RoomSpec, Problem> {
+    let runtime = PathBuf::from(format!("/run/user/{}", rustix::process::geteuid().as_raw()));
+    let usual = || {
+        let own = ["podman/podman.sock", "docker.sock"].map(|name| runtime.join(name));
+        own.into_iter().chain(["/run/podman/podman.sock", "/run/docker.sock"].map(PathBuf::from)).collect()
+    };
+    let sockets: Vec<PathBuf> = engine.map_or_else(usual, |named| vec![named]);
+    let engine = Engine::find(&sockets, folder.join("e")).ok_or_else(|| {
+        Problem::conflict("there is no container engine on this machine").with_remedy(
+            "apt-get install podman; or 'containers: {socket: PATH}' in config.yaml names the socket of one",
+        )
+    })?;
+    let unable = |what: &str| {
+        Problem::conflict(format!("'{}' {what}, which this version can't do yet", environment.name))
+    };
+    let root = match (&environment.image, &environment.rootfs, &environment.build) {
+        (Some(image), ..) if image.starts_with("oci:") => {
+            return Err(unable("has its image in the workspace"));
+        }
+        (Some(image), ..) => ContainerRoot::Image(image.clone()),
+        (_, Some(rootfs), _) => {
+            ContainerRoot::Folder { lower: ground.view.join(rootfs), layer: folder.join("layer") }
+        }
+        (.., Some(_)) => return Err(unable("has an image that is to be built")),
+        _ => return Err(unable("has services with images of their own")),
+    };
+    // The engine holds it to them.
+    limits.means = Means::Engine;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    Ok(RoomSpec::Container(Contained {
+        engine,
+        name: format!("twinshare-{name}"),
+        root,
+        workspace: (ground.view.clone(), ground.original.clone()),
+        mounts: mounts
+            .into_iter()
+            .map(|(source, target, read_only)| (ground.view.join(source), target, read_only))
+            .collect(),
+        variables: Vec::new(),
+        network,
+        limits,
+    }))
 }
 
 /// Starts the supervisor of a launch, in a session of its own.

@@ -59,6 +59,18 @@ enum Part {
         /// The launch's folder
         folder: PathBuf,
     },
+    /// Connect to a port in the network of another process
+    Reach {
+        /// Which process
+        #[arg(long)]
+        process: i64,
+        /// Which port
+        #[arg(long)]
+        port: u16,
+        /// Descriptor of the socket on which the connection is handed over
+        #[arg(long)]
+        socket: RawFd,
+    },
     /// Start what is told within a sandbox
     Agent {
         /// Descriptor of the socket on which it's told
@@ -68,16 +80,16 @@ enum Part {
 }
 
 fn main() -> ExitCode {
-    let is_part = std::env::args_os().nth(1).is_some_and(|first| first == "attend" || first == "agent");
+    let is_part = std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == "attend" || first == "agent" || first == "reach");
     if !is_part {
         return start(Arguments::parse().daemon);
     }
     match Part::parse() {
         Part::Attend { folder } => attend(&folder),
-        Part::Agent { socket } => match twinshare::runtime::serve_agent(socket) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        },
+        Part::Agent { socket } => code(&twinshare::runtime::serve_agent(socket)),
+        Part::Reach { process, port, socket } => code(&twinshare::runtime::reach(process, port, socket)),
     }
 }
 
@@ -120,6 +132,10 @@ fn start(arguments: DaemonArguments) -> ExitCode {
     }
 }
 
+fn code(result: &std::io::Result<()>) -> ExitCode {
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 /// Supervises a launch to its end. What it starts ends with this thread.
 fn attend(folder: &Path) -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
@@ -138,6 +154,8 @@ fn attend(folder: &Path) -> ExitCode {
         };
         twinshare::runtime::supervise(folder, interrupted).await
     });
+    // Somebody's input may be read for ever.
+    runtime.shutdown_background();
     match supervised {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error.into()),

@@ -129,7 +129,8 @@ pub(crate) async fn run(
     }
     let events = Events::new();
     let consent = Consent::open(&arguments.state, events.clone())?;
-    let environments = Arc::new(Environments::open(&arguments.state, events.clone())?);
+    let environments =
+        Arc::new(Environments::open(&arguments.state, events.clone(), config.containers.socket)?);
     let pairing = Pairing::new(identity.clone(), consent.clone());
     let profiles = Arc::new(Profiles::open(&arguments.state));
     let sharing = Sharing::open(

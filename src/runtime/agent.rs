@@ -201,7 +201,7 @@ fn start(
 }
 
 /// A new terminal: the user's side of it, and the program's.
-fn open_terminal((rows, columns): TerminalSize) -> io::Result<(OwnedFd, OwnedFd)> {
+pub(super) fn open_terminal((rows, columns): TerminalSize) -> io::Result<(OwnedFd, OwnedFd)> {
     let front = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&front)?;
     unlockpt(&front)?;
@@ -210,6 +210,37 @@ fn open_terminal((rows, columns): TerminalSize) -> io::Result<(OwnedFd, OwnedFd)
     let back = rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty())?;
     tcsetwinsize(&back, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?;
     Ok((front, back))
+}
+
+/// Connects to a port in the network of another process, and hands the connection over on a socket.
+///
+/// # Errors
+/// When the socket isn't one.
+pub fn reach(process: i64, port: u16, socket: RawFd) -> io::Result<()> {
+    // SAFETY: as for `serve`.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    match enter_network(process).and_then(|()| connect(port)) {
+        Ok(stream) => send(socket.as_fd(), &Report::Done { number: 0 }, &[stream.as_fd()]),
+        Err(error) => {
+            send(socket.as_fd(), &Report::Failed { number: 0, why: format!("port {port}: {error}") }, &[])
+        }
+    }
+}
+
+/// Enters the network namespace of a process; if it's another user's namespace, that one first.
+fn enter_network(process: i64) -> io::Result<()> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    let open = |kind: &str| std::fs::File::open(format!("/proc/{process}/ns/{kind}"));
+    let is_own = |kind: &str| -> io::Result<bool> {
+        let link = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/{kind}"));
+        Ok(link(&process.to_string())? == link("self")?)
+    };
+    let (user, network) = (open("user")?, open("net")?);
+    if !is_own("user")? {
+        move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;
+    }
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+    Ok(())
 }
 
 fn connect(port: u16) -> io::Result<TcpStream> {

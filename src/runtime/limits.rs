@@ -44,6 +44,8 @@ pub enum Means {
         /// Its name there.
         name: String,
     },
+    /// The container engine's.
+    Engine,
     /// Limits of each process (its address space), and the cores that it may run on.
     #[default]
     Process,
@@ -54,6 +56,7 @@ impl fmt::Display for Means {
         f.write_str(match self {
             Self::Scope { .. } => "a systemd scope",
             Self::Group { .. } => "a control group",
+            Self::Engine => "the container engine",
             Self::Process => {
                 "limits of each process: its address space, and the cores that it runs on (there is no \
                  control group v2 that this user may divide)"
@@ -121,7 +124,7 @@ impl Limits {
     pub(super) fn apply(&self, command: &mut tokio::process::Command) {
         let limits = self.clone();
         let hold = move || match &limits.means {
-            Means::Scope { .. } => Ok(()),
+            Means::Scope { .. } | Means::Engine => Ok(()),
             Means::Group { parent, name } => limits.enter(&parent.join(name)),
             Means::Process => limits.limit_process(),
         };

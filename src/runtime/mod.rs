@@ -1,10 +1,11 @@
-//! Running a workspace's environments. So far one runtime: a process in a bubblewrap sandbox.
+//! Running a workspace's environments. Runtimes so far: a process in a bubblewrap sandbox, and containers.
 
 mod agent;
 mod bubblewrap;
 mod channel;
 mod compose;
 mod confine;
+mod container;
 mod fit;
 mod limits;
 mod machine;
@@ -17,10 +18,11 @@ mod venv;
 
 use std::path::PathBuf;
 
-pub use agent::{Program, TerminalSize, serve as serve_agent};
+pub use agent::{Program, TerminalSize, reach, serve as serve_agent};
 pub use bubblewrap::{SandboxSpec, arguments, find_bubblewrap};
 pub use compose::{ComposeError, Here, agreement, commands, compose, with_profile};
 pub use confine::filter;
+pub use container::{Contained, ContainerRoot, Engine, sweep};
 pub use fit::{Fit, Given, Thing, fit};
 pub use limits::{Limits, Means};
 pub use machine::{Gpu, Machine};

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::join_all};
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::{
     io::copy_bidirectional,
@@ -42,6 +42,7 @@ pub use self::{
 use super::{
     agent::Program,
     channel::Listener,
+    container::Container,
     room::{Room, RoomError, Running, Streams},
     sandbox::Sandbox,
 };
@@ -146,6 +147,7 @@ pub async fn supervise(folder: &Path, interrupted: impl Future<Output = ()>) -> 
 async fn open(spec: &RoomSpec) -> Result<Arc<dyn Room>, RoomError> {
     Ok(match spec {
         RoomSpec::Process(how) => Arc::new(Sandbox::start(how).await?),
+        RoomSpec::Container(how) => Arc::new(Container::start(how).await?),
     })
 }
 
@@ -320,13 +322,17 @@ impl Life {
         }
         self.room.end().await;
         let main = self.main().clone();
-        // How it ended when it was asked to; none if it had to be ended.
+        // How it ended when it was asked to; as killed if it had to be ended.
         let end = match (end, main) {
-            (Ok(None), Some(main)) => Ok(main.wait().now_or_never().flatten()),
+            (Ok(None), Some(main)) => {
+                let code = timeout(FAREWELL, main.wait()).await.ok().flatten();
+                Ok(Some(code.unwrap_or(128 + libc::SIGKILL.to_le_bytes()[0])))
+            }
             (end, _) => end,
         };
         match &self.spec.room {
             RoomSpec::Process(how) => super::limits::clean(&how.limits),
+            RoomSpec::Container(_) => {}
         }
         self.set(|state| {
             state.ports.clear();

@@ -14,6 +14,7 @@ mod link;
 mod node;
 mod pairing;
 mod passing;
+mod podman;
 mod sample;
 mod visitors;
 mod wait;

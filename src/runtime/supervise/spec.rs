@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::super::{agent::Program, sandbox::Sandboxed};
+use super::super::{agent::Program, container::Contained, sandbox::Sandboxed};
 use crate::workspace::definition::{Port, Probe, Restart};
 
 /// Files of a launch's folder.
@@ -57,6 +57,8 @@ pub struct LaunchSpec {
 pub enum RoomSpec {
     /// A process sandbox.
     Process(Sandboxed),
+    /// A container.
+    Container(Contained),
 }
 
 /// A process beside the environment's own.
