@@ -19,8 +19,8 @@ use twinshare::{
     api::{Agreement, Happening, Launch, Problem, RawText, StartAnswer, StartRequest},
     runtime::{
         ComposeError, Contained, ContainerRoot, Engine, Fit, Given, Here, LAUNCH_FILE, LaunchSpec,
-        LaunchState, Limits, Link, LinkError, Machine, Means, Phase, RoomSpec, STATE_FILE, Sandboxed, Thing,
-        agreement, commands, compose, fit, read, with_profile,
+        LaunchState, Limits, Link, LinkError, Machine, Means, Phase, Plugged, RoomSpec, STATE_FILE,
+        Sandboxed, Thing, agreement, commands, compose, find_plugin, fit, read, with_profile,
     },
     types::{Digest, HostName, WorkspaceName},
     workspace::{
@@ -79,6 +79,15 @@ struct Meta {
     given: Vec<Given>,
 }
 
+/// Where runtimes are found.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    /// The socket of the container engine, if the user names one.
+    pub(crate) engine: Option<PathBuf>,
+    /// Where plugins are looked for, as in PATH.
+    pub(crate) search: OsString,
+}
+
 struct Entry {
     meta: Meta,
     state: watch::Receiver<LaunchState>,
@@ -90,22 +99,21 @@ pub(crate) struct Environments {
     folder: PathBuf,
     state: PathBuf,
     events: Arc<Events>,
-    /// The socket of the container engine, if the user names one.
-    engine: Option<PathBuf>,
+    found: Found,
     entries: Mutex<BTreeMap<String, Entry>>,
     /// Held while one is started: what the machine has is given once.
     starting: tokio::sync::Mutex<()>,
 }
 
 impl Environments {
-    pub(crate) fn open(state: &Path, events: Arc<Events>, engine: Option<PathBuf>) -> std::io::Result<Self> {
+    pub(crate) fn open(state: &Path, events: Arc<Events>, found: Found) -> std::io::Result<Self> {
         let folder = state.join("launches");
         match fs::DirBuilder::new().mode(0o700).create(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
         let (state, entries, starting) = (state.to_owned(), Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self { folder, state, events, engine, entries, starting })
+        Ok(Self { folder, state, events, found, entries, starting })
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
@@ -332,7 +340,7 @@ impl Environments {
         let folder = self.of(id);
         let (fetcher, state, name) = (node.fetcher.clone(), self.state.clone(), id.to_owned());
         let here = values(node);
-        let (network, engine) = (meta.network, self.engine.clone());
+        let (network, found) = (meta.network, self.found.clone());
         let (spec, means) = blocking(move || {
             let mut here = here;
             here.secrets =
@@ -340,7 +348,7 @@ impl Environments {
             here.workspace.clone_from(&ground.original);
             let limits = limits(&name, &fitted);
             let folder = state.join("launches").join(&name);
-            let room = room(&ground, &environment, network, limits, &folder, engine)?;
+            let room = room(&ground, &environment, network, limits, &folder, &found)?;
             if let Some(command) = &environment.command {
                 let words = command.plain_words();
                 ground.note_launch(&fetcher, words.iter().map(Path::new));
@@ -358,6 +366,7 @@ impl Environments {
             let means = match &spec.room {
                 RoomSpec::Process(how) => how.limits.means.to_string(),
                 RoomSpec::Container(how) => how.limits.means.to_string(),
+                RoomSpec::Plugin(how) => how.limits.means.to_string(),
             };
             Ok::<_, Problem>((spec, means))
         })
@@ -372,6 +381,9 @@ impl Environments {
                         return Err(Problem::failed(error));
                     }
                     _ => {}
+                }
+                if let RoomSpec::Plugin(how) = &spec.room {
+                    fs::create_dir_all(&how.folder).map_err(Problem::failed)?;
                 }
                 files::write_json(&folder.join(META), &meta).map_err(Problem::failed)?;
                 files::write_json(&folder.join(LAUNCH_FILE), &spec).map_err(Problem::failed)?;
@@ -624,7 +636,7 @@ fn room(
     network: bool,
     limits: Limits,
     folder: &Path,
-    engine: Option<PathBuf>,
+    found: &Found,
 ) -> Result<RoomSpec, Problem> {
     let mounts = environment.mounts.iter();
     let mounts = mounts
@@ -632,12 +644,38 @@ fn room(
         .collect();
     match environment.runtime() {
         "process" => sandboxed(ground, environment, network, limits, mounts),
-        "container" => contained(ground, environment, network, limits, mounts, folder, engine),
-        other => Err(Problem::conflict(format!(
-            "'{}' is to be run by '{other}', which this version can't do yet",
-            environment.name
-        ))),
+        "container" => contained(ground, environment, network, limits, mounts, folder, found.engine.clone()),
+        other => plugged(ground, environment, network, limits, folder, other, &found.search),
     }
+}
+
+fn plugged(
+    ground: &Ground,
+    environment: &Environment,
+    network: bool,
+    mut limits: Limits,
+    folder: &Path,
+    name: &str,
+    search: &std::ffi::OsStr,
+) -> Result<RoomSpec, Problem> {
+    let program = find_plugin(search, name).ok_or_else(|| {
+        let problem = Problem::conflict(format!(
+            "'{}' is to be run by '{name}', and there's no program twinshare-runtime-{name}",
+            environment.name
+        ));
+        problem.with_remedy("install one into a folder of PATH, and restart the node (docs/PLUGINS.md)")
+    })?;
+    limits.means = Means::Runtime;
+    let id = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(RoomSpec::Plugin(Plugged {
+        program,
+        id,
+        folder: folder.join("plugin"),
+        workspace: (ground.view.clone(), ground.original.clone()),
+        definition: serde_json::to_value(environment).map_err(Problem::failed)?,
+        network,
+        limits,
+    }))
 }
 
 fn sandboxed(
@@ -702,7 +740,7 @@ fn contained(
         _ => return Err(unable("has services with images of their own")),
     };
     // The engine holds it to them.
-    limits.means = Means::Engine;
+    limits.means = Means::Runtime;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     Ok(RoomSpec::Container(Contained {
         engine,
@@ -719,7 +757,8 @@ fn contained(
     }))
 }
 
-/// Starts the supervisor of a launch, in a session of its own.
+/// Starts the supervisor of a launch, in a session of its own. It has this process's variables, as engines and plugins need
+/// them; what runs in a room doesn't get them.
 fn attend(program: &Path, folder: &Path) -> std::io::Result<tokio::process::Child> {
     let log =
         fs::OpenOptions::new().create(true).write(true).truncate(true).open(folder.join(SUPERVISOR_LOG))?;
@@ -727,7 +766,6 @@ fn attend(program: &Path, folder: &Path) -> std::io::Result<tokio::process::Chil
     command
         .arg("attend")
         .arg(folder)
-        .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -27,7 +27,7 @@ use crate::{
     cache::{self, Cache},
     config::{Config, Encryption, Interfaces},
     consent::Consent,
-    environments::Environments,
+    environments::{Environments, Found},
     events::Events,
     files,
     fuse::{Mount, MountOptions},
@@ -129,8 +129,11 @@ pub(crate) async fn run(
     }
     let events = Events::new();
     let consent = Consent::open(&arguments.state, events.clone())?;
-    let environments =
-        Arc::new(Environments::open(&arguments.state, events.clone(), config.containers.socket)?);
+    let environments = Arc::new(Environments::open(
+        &arguments.state,
+        events.clone(),
+        Found { engine: config.containers.socket, search: arguments.search.clone() },
+    )?);
     let pairing = Pairing::new(identity.clone(), consent.clone());
     let profiles = Arc::new(Profiles::open(&arguments.state));
     let sharing = Sharing::open(

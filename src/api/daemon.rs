@@ -67,6 +67,10 @@ pub struct DaemonArguments {
     #[arg(long, value_name = "DIR")]
     pub mount: PathBuf,
 
+    /// Where plugins are looked for, as in PATH
+    #[arg(long, value_name = "PATH", default_value = "")]
+    pub search: OsString,
+
     /// What the user says.
     #[command(flatten)]
     pub node: NodeOptions,
@@ -87,6 +91,7 @@ impl DaemonArguments {
         option("cache", self.cache.clone().into());
         option("runtime", self.runtime.clone().into());
         option("mount", self.mount.clone().into());
+        option("search", self.search.clone());
         let NodeOptions { name, interfaces, peers, port, cache_limit, read_only, allow_other } = &self.node;
         if let Some(name) = name {
             option("name", name.as_str().into());
@@ -131,6 +136,7 @@ mod tests {
             cache: "/with space".into(),
             runtime: "/r".into(),
             mount: "-odd".into(),
+            search: "/opt/bin:/bin".into(),
             node: NodeOptions {
                 name: Some("lab".parse().unwrap()),
                 interfaces: vec!["eth0".to_owned(), "-x".to_owned()],

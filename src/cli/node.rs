@@ -43,6 +43,7 @@ pub(super) async fn up(session: &Session, up: Up) -> Result<String, Failure> {
         cache: session.paths.cache.clone(),
         runtime: session.paths.runtime.clone(),
         mount,
+        search: std::env::var_os("PATH").unwrap_or_default(),
         node: up.node,
     };
     // One that is just ending makes way.

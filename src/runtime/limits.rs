@@ -44,8 +44,8 @@ pub enum Means {
         /// Its name there.
         name: String,
     },
-    /// The container engine's.
-    Engine,
+    /// Whatever the container engine or plugin has.
+    Runtime,
     /// Limits of each process (its address space), and the cores that it may run on.
     #[default]
     Process,
@@ -56,7 +56,7 @@ impl fmt::Display for Means {
         f.write_str(match self {
             Self::Scope { .. } => "a systemd scope",
             Self::Group { .. } => "a control group",
-            Self::Engine => "the container engine",
+            Self::Runtime => "the container engine, or the plugin",
             Self::Process => {
                 "limits of each process: its address space, and the cores that it runs on (there is no \
                  control group v2 that this user may divide)"
@@ -120,11 +120,17 @@ impl Limits {
         words
     }
 
+    /// The variables that that needs.
+    pub(super) fn variables(&self) -> Option<(&'static str, String)> {
+        let uid = rustix::process::geteuid().as_raw();
+        matches!(self.means, Means::Scope { .. }).then(|| ("XDG_RUNTIME_DIR", format!("/run/user/{uid}")))
+    }
+
     /// Has a program that is to be started held to them.
     pub(super) fn apply(&self, command: &mut tokio::process::Command) {
         let limits = self.clone();
         let hold = move || match &limits.means {
-            Means::Scope { .. } | Means::Engine => Ok(()),
+            Means::Scope { .. } | Means::Runtime => Ok(()),
             Means::Group { parent, name } => limits.enter(&parent.join(name)),
             Means::Process => limits.limit_process(),
         };

@@ -1,4 +1,4 @@
-//! Running a workspace's environments. Runtimes so far: a process in a bubblewrap sandbox, and containers.
+//! Running a workspace's environments. Runtimes: a process in a bubblewrap sandbox, containers, and plugins.
 
 mod agent;
 mod bubblewrap;
@@ -9,6 +9,8 @@ mod container;
 mod fit;
 mod limits;
 mod machine;
+mod plugin;
+mod relay;
 mod room;
 mod sandbox;
 mod script;
@@ -26,6 +28,7 @@ pub use container::{Contained, ContainerRoot, Engine, sweep};
 pub use fit::{Fit, Given, Thing, fit};
 pub use limits::{Limits, Means};
 pub use machine::{Gpu, Machine};
+pub use plugin::{Plugged, VERSION as PLUGIN_VERSION, find_plugin};
 pub use room::{Connection, Room, RoomError, Running, Streams};
 pub use sandbox::{FILTER, Sandbox, Sandboxed, filter_file, with_filter};
 pub use script::script_interpreter;

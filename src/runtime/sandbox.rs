@@ -190,7 +190,9 @@ fn begin(how: &Sandboxed) -> io::Result<(Child, Channel)> {
     command
         .arg(format!("/proc/self/fd/{}", program.as_raw_fd()))
         .args(["agent", "--socket", &theirs.as_raw_fd().to_string()])
+        // What runs in the sandbox can read the variables of its first process.
         .env_clear()
+        .envs(how.limits.variables())
         .stdin(Stdio::null())
         .stdout(Stdio::inherit())
         .stderr(Stdio::inherit())

@@ -43,6 +43,7 @@ use super::{
     agent::Program,
     channel::Listener,
     container::Container,
+    plugin::Plugin,
     room::{Room, RoomError, Running, Streams},
     sandbox::Sandbox,
 };
@@ -148,6 +149,7 @@ async fn open(spec: &RoomSpec) -> Result<Arc<dyn Room>, RoomError> {
     Ok(match spec {
         RoomSpec::Process(how) => Arc::new(Sandbox::start(how).await?),
         RoomSpec::Container(how) => Arc::new(Container::start(how).await?),
+        RoomSpec::Plugin(how) => Arc::new(Plugin::start(how).await?),
     })
 }
 
@@ -332,7 +334,7 @@ impl Life {
         };
         match &self.spec.room {
             RoomSpec::Process(how) => super::limits::clean(&how.limits),
-            RoomSpec::Container(_) => {}
+            RoomSpec::Container(_) | RoomSpec::Plugin(_) => {}
         }
         self.set(|state| {
             state.ports.clear();

@@ -1,7 +1,7 @@
 //! Environments that run: what every runtime must do, and what the daemon's death does to them.
 
 use std::{
-    fs,
+    env, fs,
     net::Ipv4Addr,
     path::Path,
     process::{Command, Output},
@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// What a runtime is given to run the conformance suite's environment.
-struct Flavour {
+struct Flavour<'a> {
     /// Its name.
-    runtime: &'static str,
+    runtime: &'a str,
     /// What the definition says beside all that they have in common.
     definition: &'static str,
     /// A server of the folder `web` on port 8123.
@@ -30,7 +30,7 @@ struct Flavour {
     lives_on: bool,
 }
 
-const PROCESS: Flavour = Flavour {
+const PROCESS: Flavour<'static> = Flavour {
     runtime: "process",
     definition: "",
     server: "exec python3 -m http.server 8123 --directory web",
@@ -38,7 +38,7 @@ const PROCESS: Flavour = Flavour {
 };
 
 /// Its root is a folder of the workspace, of which everything that it runs comes.
-const CONTAINER: Flavour = Flavour {
+const CONTAINER: Flavour<'static> = Flavour {
     runtime: "container",
     definition: "rootfs: root",
     server: "exec httpd -f -p 8123 -h web",
@@ -53,7 +53,7 @@ while :; do sleep 0.1 & wait $!; done
 "#;
 
 /// Writes what all runtimes are given.
-fn write_workspace(folder: &Path, flavour: &Flavour) {
+fn write_workspace(folder: &Path, flavour: &Flavour<'_>) {
     fs::write(folder.join("main.sh"), MAIN).unwrap();
     fs::create_dir(folder.join("web")).unwrap();
     fs::write(folder.join("web/page"), "a page\n").unwrap();
@@ -110,7 +110,7 @@ fn logs(guest: &Node, environment: &str) -> String {
 }
 
 /// What every runtime must do.
-fn conformance(bed: &Bed, folder: &Path, flavour: &Flavour) {
+fn conformance(bed: &Bed, folder: &Path, flavour: &Flavour<'_>) {
     write_workspace(folder, flavour);
     let seen = bed.share(folder);
     let guest = bed.guest();
@@ -199,6 +199,20 @@ fn supervisor(launch: &Value) -> rustix::process::Pid {
 fn processes_conform() {
     let Some(bed) = Bed::new() else { return };
     conformance(&bed, &bed.workspace("lab"), &PROCESS);
+}
+
+/// The example; or the one that TWINSHARE_TEST_PLUGIN names, for those who write one.
+#[test]
+fn plugins_conform() {
+    let Some(bed) = Bed::new() else { return };
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/plugins/twinshare-runtime-example");
+    let plugin = env::var("TWINSHARE_TEST_PLUGIN").unwrap_or_else(|_| example.to_owned());
+    let plugin = Path::new(&plugin);
+    let name = plugin.file_name().unwrap().to_str().unwrap().strip_prefix("twinshare-runtime-").unwrap();
+    let path = format!("{}:{}", plugin.parent().unwrap().display(), env::var("PATH").unwrap());
+    bed.guest().set_path(&path);
+    conformance(&bed, &bed.workspace("lab"), &Flavour { runtime: name, ..PROCESS });
+    assert!(processes(&format!("{} ", plugin.display())).is_empty(), "no plugin is left");
 }
 
 #[test]

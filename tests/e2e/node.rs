@@ -6,6 +6,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -46,6 +47,8 @@ pub(crate) struct Node {
     namespace: String,
     address: Ipv4Addr,
     folder: PathBuf,
+    /// The PATH of its user, if it's another than the test's.
+    path: OnceLock<String>,
 }
 
 impl Node {
@@ -53,7 +56,12 @@ impl Node {
     pub(crate) fn new(name: &'static str, namespace: &str, address: Ipv4Addr, folder: PathBuf) -> Self {
         fs::create_dir_all(folder.join("home")).unwrap();
         fs::create_dir_all(folder.join("files")).unwrap();
-        Self { name, namespace: namespace.to_owned(), address, folder }
+        Self { name, namespace: namespace.to_owned(), address, folder, path: OnceLock::new() }
+    }
+
+    /// Has its user have another PATH than the test.
+    pub(crate) fn set_path(&self, path: &str) {
+        self.path.set(path.to_owned()).unwrap();
     }
 
     pub(crate) fn namespace(&self) -> &str {
@@ -88,6 +96,9 @@ impl Node {
             .arg(CLI)
             .args(arguments)
             .env("TWINSHARE_HOME", self.home());
+        if let Some(path) = self.path.get() {
+            command.env("PATH", path);
+        }
         command
     }
 

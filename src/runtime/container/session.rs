@@ -1,4 +1,4 @@
-use std::{fs::File, io, os::fd::OwnedFd, pin::Pin, sync::Arc, time::Duration};
+use std::{future::ready, pin::Pin, sync::Arc, time::Duration};
 
 use bollard::{
     Docker,
@@ -7,11 +7,11 @@ use bollard::{
     query_parameters::ResizeExecOptionsBuilder,
 };
 use futures_util::{FutureExt, Stream, StreamExt};
-use rustix::termios::{OptionalActions, tcgetattr, tcgetwinsize, tcsetattr};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use rustix::termios::tcgetwinsize;
+use tokio::io::AsyncWrite;
 
 use crate::runtime::{
-    agent::open_terminal,
+    relay::{Ends, Piece, feed, write},
     room::{RoomError, Running, Streams},
 };
 
@@ -28,38 +28,23 @@ pub(super) fn join(
     number: u32,
     exec: String,
     output: Output,
-    mut input: Input,
+    input: Input,
     streams: Streams,
 ) -> Result<Running, RoomError> {
-    let wrong = |error: io::Error| RoomError::Program(error.to_string());
-    let (front, back, [stdin, stdout, stderr]) = match streams {
-        Streams::Given(three) => (None, None, three),
-        Streams::Terminal(size) => {
-            let (front, back) = open_terminal(size).map_err(wrong)?;
-            // The container's own terminal does what a terminal does.
-            let mut raw = tcgetattr(&back).map_err(|error| wrong(error.into()))?;
-            raw.make_raw();
-            tcsetattr(&back, OptionalActions::Now, &raw).map_err(|error| wrong(error.into()))?;
-            let copies = || Ok([back.try_clone()?, back.try_clone()?, back.try_clone()?]);
-            let three = copies().map_err(wrong)?;
-            (Some(front), Some(Arc::new(back)), three)
-        }
-    };
-    let reading = tokio::spawn(async move {
-        let mut stdin = file(stdin);
-        let mut buffer = vec![0; 16 << 10];
-        while let Ok(length @ 1..) = stdin.read(&mut buffer).await {
-            if input.write_all(&buffer[..length]).await.is_err() || input.flush().await.is_err() {
-                return;
+    let Ends { front, back, stdin, stdout, stderr } = Ends::new(streams)?;
+    let reading = tokio::spawn(feed(stdin, input));
+    let pieces = output.take_while(|piece| ready(piece.is_ok())).filter_map(|piece| {
+        ready(piece.ok().map(|piece| match piece {
+            LogOutput::StdErr { message } => Piece::Err(message),
+            LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message } => {
+                Piece::Out(message)
             }
-        }
-        // What runs there may have closed it already.
-        let _ = input.shutdown().await;
+        }))
     });
     let ended = {
         let (docker, exec) = (docker.clone(), exec.clone());
         tokio::spawn(async move {
-            write(output, stdout, stderr).await;
+            write(pieces, stdout, stderr).await;
             reading.abort();
             let code = code(&docker, &exec).await.ok()?;
             Some(code.to_le_bytes()[0])
@@ -91,27 +76,6 @@ pub(super) fn join(
     };
     let ended = ended.map(|code| code.ok().flatten()).boxed();
     Ok(Running::new(front, ended, Arc::new(signal)))
-}
-
-fn file(descriptor: OwnedFd) -> tokio::fs::File {
-    tokio::fs::File::from_std(File::from(descriptor))
-}
-
-/// Writes what comes until nothing will any more. Where nobody takes it, it's passed over.
-async fn write(mut output: Output, stdout: OwnedFd, stderr: OwnedFd) {
-    let (mut stdout, mut stderr) = (file(stdout), file(stderr));
-    while let Some(Ok(piece)) = output.next().await {
-        let (to, bytes) = match piece {
-            LogOutput::StdErr { message } => (&mut stderr, message),
-            LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message } => {
-                (&mut stdout, message)
-            }
-        };
-        if to.write_all(&bytes).await.is_ok() {
-            // As above.
-            let _ = to.flush().await;
-        }
-    }
 }
 
 /// The exit code of what was run.

@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::super::{agent::Program, container::Contained, sandbox::Sandboxed};
+use super::super::{agent::Program, container::Contained, plugin::Plugged, sandbox::Sandboxed};
 use crate::workspace::definition::{Port, Probe, Restart};
 
 /// Files of a launch's folder.
@@ -59,6 +59,8 @@ pub enum RoomSpec {
     Process(Sandboxed),
     /// A container.
     Container(Contained),
+    /// Whatever a plugin makes.
+    Plugin(Plugged),
 }
 
 /// A process beside the environment's own.
