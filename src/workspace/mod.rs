@@ -1,5 +1,6 @@
-//! A workspace's own description: the file workspace.yaml at its root.
+//! What a workspace is: its own description, the file workspace.yaml at its root; and workspaces as archives.
 
+pub mod archive;
 pub mod definition;
 mod detect;
 mod manifest;
