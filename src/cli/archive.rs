@@ -148,6 +148,7 @@ pub(super) async fn watched<T: Send + 'static>(
         })
     };
     let failed = |error: io::Error| Failure::new(format!("can't wait for signals: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let mut tick = tokio::time::interval(Duration::from_millis(200));
@@ -156,7 +157,7 @@ pub(super) async fn watched<T: Send + 'static>(
     let ended = loop {
         tokio::select! {
             ended = &mut working => break ended,
-            _ = tokio::signal::ctrl_c() => stop.store(true, Ordering::Relaxed),
+            _ = interrupt.recv() => stop.store(true, Ordering::Relaxed),
             _ = terminate.recv() => stop.store(true, Ordering::Relaxed),
             _ = hangup.recv() => stop.store(true, Ordering::Relaxed),
             _ = tick.tick() => {
@@ -192,9 +193,11 @@ impl From<ArchiveError> for Failure {
             ArchiveError::Exists { .. } => {
                 failure.with_remedy("choose another folder; '--force' puts what is there aside")
             }
+            ArchiveError::Write(_) => {
+                failure.with_remedy("nothing that could be taken for the archive is left")
+            }
             ArchiveError::Destination { .. }
             | ArchiveError::File { .. }
-            | ArchiveError::Write(_)
             | ArchiveError::Manifest(_)
             | ArchiveError::Stopped => failure,
         }

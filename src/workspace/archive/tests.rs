@@ -439,6 +439,45 @@ fn damaged_archives_are_refused_whole() {
     assert_refused(b"no archive at all", "isn't a whole ZIP archive");
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn whatever_is_wrong_with_it_all_comes_out_or_nothing(
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4), cut in any::<prop::sample::Index>(), cuts in any::<bool>()
+    ) {
+        let mut bytes = Forged::new()
+            .with(b"d/", 0o040_755, b"").file("d/a").with(b"b", 0o100_644, &[7; 1000]).link("l", "d/a").bytes();
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if cuts {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let around = tempfile::tempdir().unwrap();
+        let folder = around.path().join("a");
+        fs::create_dir(&folder).unwrap();
+        let done = unpack(Cursor::new(&bytes), &folder.join("made"));
+        let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        prop_assert_eq!(names.len(), usize::from(done.is_ok()), "{:?}", done);
+        prop_assert_eq!(fs::read_dir(around.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn more_entries_than_16_bits_count_are_there() {
+    let mut archive = Writer::new(Vec::new());
+    let attributes = Attributes { mode: 0o755, modified: Timestamp::default() };
+    for folder in 0..70_000 {
+        archive.folder(folder.to_string().as_bytes(), attributes).unwrap();
+    }
+    let mut bytes = archive.finish("").unwrap();
+    assert!(Archive::open(Cursor::new(&bytes)).is_ok());
+    bytes.truncate(bytes.len() - 1);
+    assert!(Archive::open(Cursor::new(&bytes)).is_err());
+}
+
 #[test]
 fn what_is_there_is_kept() {
     let to = tempfile::tempdir().unwrap();

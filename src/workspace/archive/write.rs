@@ -76,7 +76,7 @@ impl<W: Write> Writer<W> {
     /// Adds a folder; a path's names have `/` between them.
     pub fn folder(&mut self, path: &[u8], attributes: Attributes) -> io::Result<()> {
         let (name, options) = named(path, attributes)?;
-        self.archive()?.add_directory(name, options).map_err(io::Error::other)
+        self.archive()?.add_directory(name, options).map_err(io::Error::from)
     }
 
     /// Adds a link.
@@ -85,21 +85,21 @@ impl<W: Write> Writer<W> {
         let (name, options) = named(path, attributes)?;
         let options = options.external_attributes(LINK << 16).compression_method(CompressionMethod::Stored);
         let archive = self.archive()?;
-        archive.start_file(name, options).map_err(io::Error::other)?;
+        archive.start_file(name, options).map_err(io::Error::from)?;
         archive.write_all(target)
     }
 
     /// Begins a file of about this length. What is written from now on is its content, until the next is added.
     pub fn file(&mut self, path: &[u8], length: u64, attributes: Attributes) -> io::Result<()> {
         let (name, options) = named(path, attributes)?;
-        self.archive()?.start_file(name, options.large_file(length >= LARGE)).map_err(io::Error::other)
+        self.archive()?.start_file(name, options.large_file(length >= LARGE)).map_err(io::Error::from)
     }
 
     /// Ends the archive, with a text for people in it.
     pub fn finish(mut self, comment: &str) -> io::Result<W> {
         let mut archive = self.archive.take().ok_or_else(ended)?;
-        archive.set_comment(comment).map_err(io::Error::other)?;
-        let gate = archive.finish().map_err(io::Error::other)?.into_inner();
+        archive.set_comment(comment).map_err(io::Error::from)?;
+        let gate = archive.finish().map_err(io::Error::from)?.into_inner();
         let mut output = gate.output;
         output.flush()?;
         Ok(output)
@@ -136,10 +136,10 @@ fn named(path: &[u8], attributes: Attributes) -> io::Result<(String, FullFileOpt
     if let Ok(seconds) = i32::try_from(modified.seconds)
         && let Ok(seconds) = u32::try_from(seconds)
     {
-        options = options.with_extended_timestamp(Some(seconds), None, None).map_err(io::Error::other)?;
+        options = options.with_extended_timestamp(Some(seconds), None, None).map_err(io::Error::from)?;
     }
     let exact = Exact { modified, path: (name.as_bytes() != path).then(|| path.to_vec()) };
-    options.add_extra_field(FIELD, exact.encode(), true).map_err(io::Error::other)?;
+    options.add_extra_field(FIELD, exact.encode(), true).map_err(io::Error::from)?;
     Ok((name, options))
 }
 
@@ -194,16 +194,23 @@ pub fn pack<W: Write>(
     let mut packing = Packing { folder, outside, archive, packed: Packed::default(), progress };
     let mut piece = vec![0; PIECE];
     for path in paths {
-        let path = path.as_ref();
-        match packing.add(path, &mut piece) {
-            Ok(ControlFlow::Continue(())) => {}
-            Ok(ControlFlow::Break(())) => return Err(ArchiveError::Stopped),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(at(path)(error)),
+        match packing.add(path.as_ref(), &mut piece) {
+            Ok(()) => {}
+            Err(Failed::Read(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(Failed::Read(error)) => return Err(at(path.as_ref())(error)),
+            Err(Failed::Write(error)) => return Err(ArchiveError::Write(error)),
+            Err(Failed::Stopped) => return Err(ArchiveError::Stopped),
         }
     }
     let output = packing.archive.finish("").map_err(ArchiveError::Write)?;
     Ok((packing.packed, output))
+}
+
+/// Which side failed: what is read, or what is written.
+enum Failed {
+    Read(io::Error),
+    Write(io::Error),
+    Stopped,
 }
 
 struct Packing<'a, W: Write> {
@@ -215,55 +222,73 @@ struct Packing<'a, W: Write> {
 }
 
 impl<W: Write> Packing<'_, W> {
-    fn add(&mut self, path: &[u8], piece: &mut [u8]) -> io::Result<ControlFlow<()>> {
+    fn add(&mut self, path: &[u8], piece: &mut [u8]) -> Result<(), Failed> {
         // What may be opened without being changed or waited for, and never through a link.
         let outside = self.outside;
-        let place = self.open(path, OFlags::PATH)?;
-        let status = fstat(&place)?;
+        let place = self.open(path, OFlags::PATH).map_err(Failed::Read)?;
+        let status = fstat(&place).map_err(|error| Failed::Read(error.into()))?;
         let modified = Timestamp { seconds: status.st_mtime as _, nanoseconds: status.st_mtime_nsec as _ };
         let attributes = Attributes { mode: (status.st_mode & 0o7777) as u16, modified };
         match FileType::from_raw_mode(status.st_mode) {
-            FileType::Directory => self.archive.folder(path, attributes)?,
+            FileType::Directory => self.archive.folder(path, attributes).map_err(Failed::Write)?,
             FileType::Symlink => {
-                let target = readlinkat(&place, c"", Vec::new())?;
+                let target =
+                    readlinkat(&place, c"", Vec::new()).map_err(|error| Failed::Read(error.into()))?;
                 let target = match outside.and_then(|outside| target.to_bytes().strip_prefix(outside)) {
                     Some(b"") => b"/",
                     Some(rest) if rest.starts_with(b"/") => rest,
                     _ => target.to_bytes(),
                 };
-                self.archive.link(path, target, attributes)?;
+                self.archive.link(path, target, attributes).map_err(Failed::Write)?;
             }
             FileType::RegularFile => {
                 // NONBLOCK: a fifo that took the file's place would wait for its other end.
-                let opened = self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY);
-                let mut file = match opened {
-                    Ok(file) => File::from(file),
+                match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+                    Ok(file) => self.file(path, File::from(file), attributes, piece)?,
                     Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                         self.packed.unreadable += 1;
-                        return Ok(ControlFlow::Continue(()));
+                        return Ok(());
                     }
-                    Err(error) => return Err(error),
-                };
-                let length = file.metadata()?.len();
-                self.archive.file(path, length, attributes)?;
-                loop {
-                    let count = match file.read(piece) {
-                        Ok(0) => break,
-                        Ok(count) => count,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                        Err(error) => return Err(error),
-                    };
-                    self.archive.write_all(&piece[..count])?;
-                    self.packed.bytes += count as u64;
-                    if (self.progress)(count as u64).is_break() {
-                        return Ok(ControlFlow::Break(()));
-                    }
+                    Err(error) => return Err(Failed::Read(error)),
                 }
             }
-            _ => return Ok(ControlFlow::Continue(())),
+            _ => return Ok(()),
         }
         self.packed.entries += 1;
-        Ok((self.progress)(0))
+        self.step(0)
+    }
+
+    fn file(
+        &mut self,
+        path: &[u8],
+        mut file: File,
+        attributes: Attributes,
+        piece: &mut [u8],
+    ) -> Result<(), Failed> {
+        let length = file.metadata().map_err(Failed::Read)?.len();
+        self.archive.file(path, length, attributes).map_err(Failed::Write)?;
+        loop {
+            let count = match file.read(piece) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // It has begun, so that it can't be left out any more.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(Failed::Read(io::Error::other(error)));
+                }
+                Err(error) => return Err(Failed::Read(error)),
+            };
+            self.archive.write_all(&piece[..count]).map_err(Failed::Write)?;
+            self.packed.bytes += count as u64;
+            self.step(count as u64)?;
+        }
+    }
+
+    fn step(&mut self, bytes: u64) -> Result<(), Failed> {
+        match (self.progress)(bytes) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Failed::Stopped),
+        }
     }
 
     fn open(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
