@@ -196,10 +196,14 @@ impl From<ArchiveError> for Failure {
             ArchiveError::Write(_) => {
                 failure.with_remedy("nothing that could be taken for the archive is left")
             }
-            ArchiveError::Destination { .. }
-            | ArchiveError::File { .. }
-            | ArchiveError::Manifest(_)
-            | ArchiveError::Stopped => failure,
+            ArchiveError::Destination { .. } => {
+                failure.with_remedy("nothing was made; choose another folder")
+            }
+            ArchiveError::File { .. } => {
+                failure.with_remedy("nothing is left of it; when that is put right, the same command does it")
+            }
+            ArchiveError::Stopped => failure.with_remedy("nothing is left of it"),
+            ArchiveError::Manifest(_) => failure,
         }
     }
 }
