@@ -1,7 +1,7 @@
 //! Workspaces as ZIP archives.
 //!
 //! They are ordinary archives, which every program reads. What such archives can't say is in a field of our own beside each entry: the
-//! time to the nanosecond, and the name where it had to be written otherwise ([docs/FORMAT.md](../../../docs/FORMAT.md)).
+//! time to the nanosecond, and the name where it had to be written otherwise (docs/FORMAT.md).
 
 mod names;
 mod read;
