@@ -154,6 +154,36 @@ Example:
     )]
     Secret(Secrets),
 
+    /// Make a new workspace from a template
+    #[command(after_help = "\
+In workspace.yaml, '{{name}}' becomes its name. A template of your own is any folder or workspace: what of it would be shared is taken.
+
+Example:
+  twinshare create --templates
+  twinshare create lab --template python
+  twinshare create ~/work/lab --template colleague/lab")]
+    Create(super::create::Create),
+
+    /// Write a workspace as a ZIP archive
+    #[command(after_help = "\
+What isn't shared isn't in it either: secrets, and what .twinshareignore names. Of another's workspace it's as the mount shows it, and
+all of it is fetched.
+
+Example:
+  twinshare export colleague/lab
+  twinshare export ~/lab -o lab.zip")]
+    Export(super::archive::Export),
+
+    /// Make a workspace of a ZIP archive
+    #[command(after_help = "\
+All of it is made, or nothing. An archive that could write elsewhere is refused. The workspace gets a new id, and workspace.yaml
+says where it came from.
+
+Example:
+  twinshare import lab-20260131-120000.zip
+  twinshare import lab.zip ~/lab-2")]
+    Import(super::archive::Import),
+
     /// Show which environments a workspace has, and why
     #[command(after_help = "\
 What workspace.yaml and the files in environments/ describe; where they describe nothing, what the project's files suggest
@@ -583,7 +613,7 @@ pub(super) enum Where {
 }
 
 /// Reads HOST/WORKSPACE, or HOST/WORKSPACE/PATH, or what can only be a path on this machine.
-fn place(text: OsString) -> Result<Where, String> {
+pub(super) fn place(text: OsString) -> Result<Where, String> {
     let first = std::path::Path::new(&text).components().next();
     if let Some(Component::RootDir | Component::CurDir | Component::ParentDir) = first {
         return Ok(Where::Path(text.into()));

@@ -157,23 +157,23 @@ pub(super) async fn unpin(session: &Session, path: &FilePath) -> Result<String, 
 }
 
 /// A line on the terminal that is written again and again; nothing where there's no terminal.
-struct Line {
+pub(super) struct Line {
     terminal: bool,
 }
 
 impl Line {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { terminal: io::stderr().is_terminal() }
     }
 
-    fn show(&mut self, text: &str) {
+    pub(super) fn show(&mut self, text: &str) {
         if self.terminal {
             // What can't be shown isn't needed.
             let _ = write!(io::stderr(), "\r\x1b[K{text}");
         }
     }
 
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.show("");
     }
 }

@@ -1,9 +1,11 @@
 //! The verbs of `twinshare`. They read the environment and the terminal; all else they ask the node.
 
 mod access;
+mod archive;
 mod arguments;
 mod cache;
 mod changes;
+mod create;
 mod doctor;
 mod environments;
 mod events;
@@ -88,6 +90,9 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         Verb::Share(options) => share::share(&session, options).await?.into(),
         Verb::Unshare { workspace } => share::unshare(&session, &workspace).await?.into(),
         Verb::Ls(options) => list::ls(&session, options).await?.into(),
+        Verb::Create(options) => create::create(&session, options).await?.into(),
+        Verb::Export(options) => archive::export(&session, options).await?.into(),
+        Verb::Import(options) => archive::import(options).await?.into(),
         Verb::Plan(options) => plan::plan(&session, &options.place, options.format.json).await?.into(),
         Verb::Resources(format) => plan::resources(&session, format.json).await?.into(),
         Verb::Start(options) => environments::start(&session, options).await?.into(),

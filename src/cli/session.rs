@@ -83,7 +83,7 @@ impl Session {
 }
 
 /// The absolute path without links and dots on its way; a link at its end is meant itself.
-fn canonical(path: &Path) -> PathBuf {
+pub(super) fn canonical(path: &Path) -> PathBuf {
     let found = match (path.file_name(), path.parent()) {
         (Some(name), Some(parent)) => {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };

@@ -122,7 +122,7 @@ impl Manifest {
     /// A manifest that lacks its name or id is completed; `name` replaces the name it has. Without either, the
     /// workspace is named like its folder.
     pub fn load_or_create(folder: &Path, name: Option<WorkspaceName>) -> Result<Self, ManifestError> {
-        let now = jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string();
+        let now = now();
         let (fields, document, new) = match read(folder)? {
             Some((fields, document)) => (fields, document, false),
             None => {
@@ -143,6 +143,55 @@ impl Manifest {
             manifest.store(folder)?;
         }
         Ok(manifest)
+    }
+
+    /// The name in the text of a manifest, whatever else it lacks.
+    pub fn name_in_text(text: &[u8]) -> Option<WorkspaceName> {
+        fields_of(text).ok()?.0.name
+    }
+
+    /// Makes the manifest at `folder`, if there's one, that of an imported copy: with an id of its own, since two workspaces mustn't
+    /// share one, and with where it came from and when.
+    pub fn become_copy(folder: &Path, from: &str) -> Result<bool, ManifestError> {
+        let Some((_, mut document)) = read(folder)? else { return Ok(false) };
+        let now = now();
+        for (field, value) in [
+            ("id", WorkspaceId::random().to_string()),
+            ("imported_from", from.to_owned()),
+            ("imported_at", now.clone()),
+            ("updated_at", now),
+        ] {
+            document.insert(field.into(), value.into());
+        }
+        write(folder, &document)?;
+        Ok(true)
+    }
+
+    /// Makes the manifest at `folder`, which is that of a template if there's one, that of a new workspace: with its name, also
+    /// wherever a text in it says `{{name}}`, and an id and times of its own.
+    pub fn become_new(folder: &Path, name: &WorkspaceName) -> Result<(), ManifestError> {
+        let (fields, document) = match read(folder)? {
+            Some((fields, document)) => (fields, document),
+            None => (Fields { version: Some(Value::from(1)), ..Fields::default() }, Mapping::new()),
+        };
+        let mut document: Mapping = document
+            .into_iter()
+            .filter(|(field, _)| !matches!(field.as_str(), Some("imported_from" | "imported_at")))
+            .map(|(field, value)| (field, fill_in(value, name)))
+            .collect();
+        let now = now();
+        for (field, value) in [
+            ("name", name.as_str().to_owned()),
+            ("id", WorkspaceId::random().to_string()),
+            ("created_at", now.clone()),
+            ("updated_at", now),
+        ] {
+            document.insert(field.into(), value.into());
+        }
+        if let Some(version) = fields.version {
+            document.insert("version".into(), version);
+        }
+        write(folder, &document)
     }
 
     /// The names of the environments, in their order; those without a name are left out.
@@ -182,10 +231,31 @@ impl Manifest {
                 self.document.insert(field.into(), time.as_str().into());
             }
         }
-        let path = folder.join(MANIFEST_FILE);
-        let text = serde_yaml::to_string(&self.document)
-            .map_err(|source| ManifestError::Damaged { path: path.clone(), source })?;
-        replace(folder, &path, text.as_bytes()).map_err(|source| ManifestError::Write { path, source })
+        write(folder, &self.document)
+    }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string()
+}
+
+/// Writes a document to its file: whole or not at all.
+fn write(folder: &Path, document: &Mapping) -> Result<(), ManifestError> {
+    let path = folder.join(MANIFEST_FILE);
+    let text = serde_yaml::to_string(document)
+        .map_err(|source| ManifestError::Damaged { path: path.clone(), source })?;
+    replace(folder, &path, text.as_bytes()).map_err(|source| ManifestError::Write { path, source })
+}
+
+/// Puts a workspace's name where a text of its template wants it.
+fn fill_in(value: Value, name: &WorkspaceName) -> Value {
+    match value {
+        Value::String(text) => text.replace("{{name}}", name.as_str()).into(),
+        Value::Sequence(values) => values.into_iter().map(|value| fill_in(value, name)).collect(),
+        Value::Mapping(fields) => {
+            Value::Mapping(fields.into_iter().map(|(field, value)| (field, fill_in(value, name))).collect())
+        }
+        other => other,
     }
 }
 
@@ -334,5 +404,23 @@ mod tests {
     fn names_come_from_folders() {
         assert_eq!(name_of(Path::new("/x/.my@lab")).unwrap().as_str(), "my-lab");
         assert!(matches!(name_of(Path::new("/")), Err(ManifestError::Unnamed { .. })));
+    }
+
+    #[test]
+    fn a_copy_has_an_id_of_its_own_and_says_where_it_is_from() {
+        let folder = folder();
+        assert!(!Manifest::become_copy(folder.path(), "lab.zip").unwrap(), "there's none");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        write(&folder, "zebra: 1\nname: lab\nid: '00112233445566778899aabbccddeeff'\n");
+        assert!(Manifest::become_copy(folder.path(), "lab.zip").unwrap());
+        let text = text(&folder);
+        let document: Value = serde_yaml::from_str(&text).unwrap();
+        assert_eq!(document["zebra"], Value::from(1));
+        assert_eq!(document["imported_from"], Value::from("lab.zip"));
+        assert!(document["imported_at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{text}");
+        let manifest = Manifest::load(folder.path()).unwrap().unwrap();
+        assert_eq!(manifest.name.as_str(), "lab");
+        assert_ne!(manifest.id.to_string(), "00112233445566778899aabbccddeeff");
+        super::super::plan(&crate::workspace::Folder(folder.path().to_path_buf())).unwrap();
     }
 }

@@ -19,6 +19,7 @@ mod sample;
 mod visitors;
 mod wait;
 
+mod archive;
 mod bed_itself;
 mod cache;
 mod changes;

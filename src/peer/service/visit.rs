@@ -1,10 +1,8 @@
 //! For clients without a node, as browsers and curl are: listings, files and ZIP archives, by HTTP Basic authentication.
 
 use std::{
-    cell::Cell,
     io::{self, Write},
     net::IpAddr,
-    rc::Rc,
     sync::Arc,
 };
 
@@ -20,13 +18,13 @@ use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use serde_json::json;
 use tokio::sync::mpsc;
-use zip::{ZipWriter, write::SimpleFileOptions};
 
 use super::{Holder, ServeError, ServedWorkspace, Service, ServiceError, Socket};
 use crate::{
     blob::{Blob, GROUP, VerifiedSlice},
     tree::{Content, Entry, Kind, Page, decode},
-    types::{Digest, Name, Timestamp, WorkspaceName},
+    types::{Digest, Name, WorkspaceName},
+    workspace::archive::{Attributes, Writer, stays_inside_everywhere},
 };
 
 /// Bytes of a file that are read at once.
@@ -442,19 +440,14 @@ async fn archive(
         return Err(ServiceError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", why));
     }
     let mut response = stream(service, from, move |output| {
-        let broken = output.broken.clone();
-        let mut archive = ZipWriter::new_stream(output);
+        let mut archive = Writer::new(output);
         let mut left_out = 0;
-        if let Err(error) = pack(&mut archive, &*workspace, tree, &mut Vec::new(), &mut left_out) {
-            // A writer that is dropped would end the archive as if it were whole.
-            broken.set(true);
-            return Err(error);
-        }
-        if left_out > 0 {
-            let comment = format!("{left_out} links that lead out of the archive aren't in it");
-            archive.set_comment(comment).map_err(io::Error::other)?;
-        }
-        archive.finish().map_err(io::Error::other)?.into_inner().flush()?;
+        pack(&mut archive, &*workspace, tree, &mut Vec::new(), &mut left_out)?;
+        let comment = match left_out {
+            0 => String::new(),
+            links => format!("{links} links that lead out of the archive aren't in it"),
+        };
+        archive.finish(&comment)?;
         Ok(())
     })?;
     let headers = response.headers_mut();
@@ -480,33 +473,27 @@ fn count_files(workspace: &dyn ServedWorkspace, tree: Digest) -> Result<u64, Ser
 }
 
 fn pack<W: Write>(
-    archive: &mut ZipWriter<zip::write::StreamWriter<W>>,
+    archive: &mut Writer<W>,
     workspace: &dyn ServedWorkspace,
     tree: Digest,
     path: &mut Vec<Name>,
     left_out: &mut u64,
 ) -> Result<(), ServeError> {
-    let zip_failed = |error: zip::result::ZipError| ServeError::Io(io::Error::other(error));
     each(workspace, tree, |entry| {
         path.push(entry.name.clone());
-        let name = path.iter().map(|name| portable(name.as_bytes())).collect::<Vec<_>>().join("/");
-        let options = SimpleFileOptions::default()
-            .unix_permissions(u32::from(entry.attributes.mode & 0o777))
-            .last_modified_time(archived_time(entry.attributes.modified));
+        let joined = Name::join(path);
+        let attributes = Attributes { mode: entry.attributes.mode, modified: entry.attributes.modified };
         match &entry.kind {
             Kind::Folder { tree, .. } => {
-                archive.add_directory(name, options).map_err(zip_failed)?;
+                archive.folder(&joined, attributes)?;
                 pack(archive, workspace, *tree, path, left_out)?;
             }
-            Kind::Link(target) => match str::from_utf8(target) {
-                Ok(target) if stays_inside(path.len() - 1, target) => {
-                    archive.add_symlink(name, target, options).map_err(zip_failed)?;
-                }
-                _ => *left_out += 1,
-            },
+            Kind::Link(target) if stays_inside_everywhere(path.len() - 1, target) => {
+                archive.link(&joined, target, attributes)?;
+            }
+            Kind::Link(_) => *left_out += 1,
             Kind::File { size, .. } => {
-                let options = options.large_file(*size >= u64::from(u32::MAX));
-                archive.start_file(name, options).map_err(zip_failed)?;
+                archive.file(&joined, *size, attributes)?;
                 let mut offset = 0;
                 while offset < *size {
                     let bytes = read_some(workspace, path, &entry, offset)?;
@@ -522,55 +509,6 @@ fn pack<W: Write>(
     })
 }
 
-/// A time as archives have it, in UTC: from 1980 to 2107, and in steps of two seconds.
-fn archived_time(time: Timestamp) -> zip::DateTime {
-    let known = jiff::Timestamp::from_second(time.seconds).ok().and_then(|time| {
-        let time = time.to_zoned(jiff::tz::TimeZone::UTC).datetime();
-        let small = |part: i8| u8::try_from(part).ok();
-        zip::DateTime::from_date_and_time(
-            u16::try_from(time.year()).ok()?,
-            small(time.month())?,
-            small(time.day())?,
-            small(time.hour())?,
-            small(time.minute())?,
-            small(time.second())?,
-        )
-        .ok()
-    });
-    known.unwrap_or_default()
-}
-
-/// A name as archives can have it everywhere: what isn't UTF-8 and what some systems take for something else than a part of a
-/// name is written as `%` and two digits, and so is a `%` that could be taken for that. No two names become one.
-fn portable(name: &[u8]) -> String {
-    let escaped = |bytes: &[u8]| bytes.iter().map(|byte| format!("%{byte:02X}")).collect::<String>();
-    let mut shown = String::new();
-    for chunk in name.utf8_chunks() {
-        for (at, char) in chunk.valid().char_indices() {
-            let after = &chunk.valid().as_bytes()[at + char.len_utf8()..];
-            let looks_escaped = || after.len() >= 2 && after[..2].iter().all(u8::is_ascii_hexdigit);
-            if char.is_control() || matches!(char, '\\' | ':') || (char == '%' && looks_escaped()) {
-                shown += &escaped(char.encode_utf8(&mut [0; 4]).as_bytes());
-            } else {
-                shown.push(char);
-            }
-        }
-        shown += &escaped(chunk.invalid());
-    }
-    shown
-}
-
-/// Whether a link in a folder so many names deep leads to something in the archive, whatever other links there are in it: only up
-/// through folders that are there, and then down.
-fn stays_inside(depth: usize, target: &str) -> bool {
-    let mut names = target.split('/').filter(|name| !matches!(*name, "" | ".")).peekable();
-    let mut up = 0;
-    while names.next_if_eq(&"..").is_some() {
-        up += 1;
-    }
-    !target.starts_with('/') && !target.contains(['\\', ':']) && up <= depth && names.all(|name| name != "..")
-}
-
 /// An answer whose bytes a thread makes while they are sent. If it can't go on, the connection ends before the answer does, so that
 /// nobody takes half of it for the whole.
 fn stream(
@@ -583,7 +521,7 @@ fn stream(
     let (sender, parts) = mpsc::channel::<Bytes>(4);
     let work = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        make(&mut Output { sender, waiting: Vec::new(), broken: Rc::default() })
+        make(&mut Output { sender, waiting: Vec::new() })
     });
     let body = futures_util::stream::unfold((parts, Some(work)), async |(mut parts, work)| {
         if let Some(part) = parts.recv().await {
@@ -606,15 +544,10 @@ fn stream(
 struct Output {
     sender: mpsc::Sender<Bytes>,
     waiting: Vec<u8>,
-    /// Whether nothing more may go out.
-    broken: Rc<Cell<bool>>,
 }
 
 impl Output {
     fn put(&mut self, bytes: Bytes) -> io::Result<()> {
-        if self.broken.get() {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
         self.sender.blocking_send(bytes).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
@@ -634,57 +567,5 @@ impl Write for Output {
         }
         let waiting = std::mem::take(&mut self.waiting);
         self.put(waiting.into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_in_archives_are_safe_and_differ() {
-        for (name, expected) in [
-            (&b"plain \xc3\xa4 & 100% <x>"[..], "plain ä & 100% <x>"),
-            (b"..\\..\\x", "..%5C..%5Cx"),
-            (b"C:x", "C%3Ax"),
-            (b"caf\xe9", "caf%E9"),
-            (b"caf%E9", "caf%25E9"),
-            (b"a\nb", "a%0Ab"),
-            (b"%", "%"),
-            (b"5%2", "5%2"),
-        ] {
-            assert_eq!(portable(name), expected);
-        }
-    }
-
-    #[test]
-    fn times_in_archives_are_as_near_as_they_get() {
-        let shown = |seconds| {
-            let time = archived_time(Timestamp { seconds, nanoseconds: 5 });
-            (time.year(), time.month(), time.day(), time.hour(), time.minute(), time.second())
-        };
-        assert_eq!(shown(1_000_000_000), (2001, 9, 9, 1, 46, 40));
-        for impossible in [0, -5, i64::MIN, i64::MAX, 5_000_000_000] {
-            assert_eq!(shown(impossible), (1980, 1, 1, 0, 0, 0));
-        }
-    }
-
-    #[test]
-    fn links_in_archives_stay_inside() {
-        for (depth, target) in [(0, "x"), (0, "x/y"), (1, "../x"), (2, "../../x"), (0, "./x"), (1, "..")] {
-            assert!(stays_inside(depth, target), "{depth} {target}");
-        }
-        // The third: `x` may be a link to the top.
-        for (depth, target) in [
-            (0, "/etc/passwd"),
-            (0, "../x"),
-            (5, "x/../y"),
-            (1, "../../x"),
-            (1, "..\\..\\x"),
-            (0, "C:x"),
-            (1, ".././../x"),
-        ] {
-            assert!(!stays_inside(depth, target), "{depth} {target}");
-        }
     }
 }
