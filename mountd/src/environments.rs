@@ -25,7 +25,7 @@ use twinshare::{
     types::{Digest, HostName, WorkspaceName},
     workspace::{
         self, Folder, Planned,
-        definition::{Consent, Environment, Port},
+        definition::{Check, Consent, Environment, Port},
     },
 };
 
@@ -74,6 +74,8 @@ struct Meta {
     /// Whether its user wants it to run.
     #[serde(default)]
     wanted: bool,
+    #[serde(default)]
+    checks: Vec<Check>,
     /// What it takes of the machine while it runs.
     #[serde(default)]
     given: Vec<Given>,
@@ -146,6 +148,7 @@ impl Environments {
             profile: meta.profile,
             limits: meta.limits,
             folder: RawText::from(self.of(id).into_os_string()),
+            checks: meta.checks,
             state: entry.state.borrow().clone(),
         }
     }
@@ -298,7 +301,10 @@ impl Environments {
             ))
             .with_remedy("'--anyway' starts it all the same; 'twinshare ps' shows what else runs"));
         }
-        let environment = with_profile(environment, &fitted);
+        let mut environment = with_profile(environment, &fitted);
+        if request.idle {
+            environment.command = None;
+        }
         let meta = Meta {
             host: request.host.clone(),
             workspace: request.workspace.clone(),
@@ -310,6 +316,7 @@ impl Environments {
             agreed: Some(agreed),
             autostart: environment.autostart,
             wanted: true,
+            checks: environment.checks.clone(),
             given: fitted.given.clone(),
         };
         self.begin(node, &id, ground, environment, fitted, meta)
@@ -495,8 +502,15 @@ impl Environments {
             waiting = rest;
             for (host, workspace, environment, network) in ready {
                 let place = format!("{host}/{workspace}");
-                let request =
-                    StartRequest { host, workspace, environment, network, agreed: None, anyway: false };
+                let request = StartRequest {
+                    host,
+                    workspace,
+                    environment,
+                    network,
+                    agreed: None,
+                    idle: false,
+                    anyway: false,
+                };
                 match self.start(&node, request).await {
                     Ok(StartAnswer::Started(_)) => tracing::info!(place, "started with the node"),
                     Ok(StartAnswer::Agree(_)) => {

@@ -6,6 +6,7 @@ use super::RawText;
 use crate::{
     runtime::LaunchState,
     types::{Digest, HostName, WorkspaceName},
+    workspace::definition::Check,
 };
 
 /// Asks for an environment to be started.
@@ -24,6 +25,9 @@ pub struct StartRequest {
     /// What was agreed to, if it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreed: Option<Digest>,
+    /// To start it without its command, so that it's there for what is run in it.
+    #[serde(default)]
+    pub idle: bool,
     /// To start it although something that it needs is short.
     #[serde(default)]
     pub anyway: bool,
@@ -80,6 +84,9 @@ pub struct Launch {
     pub limits: String,
     /// Where its files are, its log among them.
     pub folder: RawText,
+    /// What tells whether it's as it should be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
     /// How it is.
     pub state: LaunchState,
 }

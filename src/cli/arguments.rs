@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, builder::OsStringValueParser, builder::TypedValueParser};
-pub(super) use environments::{Exec, Launched, Logs, Ports, Ps, SecretVerb, Secrets, Start, Stop};
+pub(super) use environments::{Ci, Exec, Launched, Logs, Ports, Ps, SecretVerb, Secrets, Start, Stop};
 use twinshare::{
     access::{self, Group, Rights},
     api::{FilePath, NodeOptions, PeerAddress},
@@ -146,6 +146,10 @@ Example:
     /// Wait for the end of an environment; the exit code is that of what it ran
     #[command(after_help = "Example:\n  twinshare wait colleague/lab train")]
     Wait(Launched),
+
+    /// Run an environment's checks; the exit code is 0 when all pass
+    #[command(after_help = "Example:\n  twinshare ci colleague/lab --yes --junit results.xml")]
+    Ci(Ci),
 
     /// List, set and forget the secrets that environments are given which ask for them
     #[command(

@@ -49,7 +49,7 @@ pub(super) async fn start(session: &Session, options: Start) -> Result<String, F
 }
 
 /// Waits until a launch is ready, or over.
-async fn ready(launch: &Launch) -> Result<LaunchState, Failure> {
+pub(super) async fn ready(launch: &Launch) -> Result<LaunchState, Failure> {
     let cannot = |error: LinkError| Failure::new(format!("can't wait for it: {error}"));
     let mut state = launch.state.clone();
     let link = match Link::open(launch.folder.as_path()) {
@@ -93,7 +93,7 @@ fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::new(format!("can't take signals: {error}")))
 }
 
-async fn begin(client: &Client, options: &Start) -> Result<Launch, Failure> {
+pub(super) async fn begin(client: &Client, options: &Start) -> Result<Launch, Failure> {
     let place = &options.workspace;
     let mut request = StartRequest {
         host: place.host.clone(),
@@ -101,6 +101,7 @@ async fn begin(client: &Client, options: &Start) -> Result<Launch, Failure> {
         environment: options.environment.clone(),
         network: options.net,
         agreed: None,
+        idle: options.idle,
         anyway: options.anyway,
     };
     loop {
@@ -177,7 +178,7 @@ fn said(launch: &Launch) -> String {
 }
 
 /// The exit code of what a launch ran.
-fn ended(launch: &Launch) -> Result<u8, Failure> {
+pub(super) fn ended(launch: &Launch) -> Result<u8, Failure> {
     match (launch.state.phase, launch.state.code) {
         (Phase::Failed, _) => Err(Failure::new(said(launch)).with_remedy(format!(
             "'twinshare logs {}/{} {}' shows what it printed",

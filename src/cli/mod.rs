@@ -5,6 +5,7 @@ mod archive;
 mod arguments;
 mod cache;
 mod changes;
+mod ci;
 mod create;
 mod doctor;
 mod environments;
@@ -104,6 +105,7 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         Verb::Ports(options) => {
             environments::ports(&session, &options.what, options.format.json).await?.into()
         }
+        Verb::Ci(options) => ci::ci(&session, options).await?,
         Verb::Wait(what) => environments::wait(&session, &what).await?,
         Verb::Secret(secrets) => match secrets.verb {
             None => environments::secrets(&session, secrets.format.json).await?.into(),
@@ -112,7 +114,8 @@ async fn perform(verb: Verb) -> Result<Answer, Failure> {
         },
         Verb::Run(Run { workspace, net, environment: Some(environment), yes, .. }) => {
             let (environment, format) = (Some(environment), Format { json: false });
-            let options = Start { workspace, environment, net, yes, wait: false, anyway: false, format };
+            let options =
+                Start { workspace, environment, net, yes, wait: false, idle: false, anyway: false, format };
             environments::run(&session, &options).await?
         }
         Verb::Run(options) => Answer::Launch(Box::new(run::run(&session, options).await?)),

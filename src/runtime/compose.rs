@@ -90,6 +90,8 @@ pub fn commands(environment: &Environment) -> Vec<(String, String)> {
     all.extend(command.iter().map(|command| ("runs".to_owned(), command.to_string())));
     all.extend(several("when ready", &hooks.started));
     all.extend(several("after", &hooks.stopped));
+    let checks = environment.checks.iter();
+    all.extend(checks.map(|check| (format!("check {}", check.name), check.command.to_string())));
     all
 }
 

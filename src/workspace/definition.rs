@@ -68,6 +68,9 @@ pub struct Environment {
     /// What is done at which moment.
     #[serde(skip_serializing_if = "Hooks::is_empty")]
     pub hooks: Hooks,
+    /// What tells whether it's as it should be: `twinshare ci` runs these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
     /// What must be agreed to before it runs on another's machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consent: Option<Consent>,
@@ -348,6 +351,16 @@ impl Hooks {
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// A check: it's passed when its command succeeds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Its name within the environment.
+    pub name: String,
+    /// What is run.
+    pub command: CommandLine,
 }
 
 /// What must be agreed to before an environment runs on another's machine.

@@ -382,3 +382,32 @@ fn what_is_to_start_with_the_node_does() {
         assert_eq!(launch(guest, other)["state"]["phase"], "ended", "{other}");
     }
 }
+
+#[test]
+fn checks_say_whether_an_environment_is_as_it_should_be() {
+    let Some(bed) = Bed::new() else { return };
+    share(
+        &bed,
+        "- name: a\n  command: touch started\n  services: [{name: s, command: echo up > there; sleep 1000, ready: {command: test -e there}}]\n  \
+           checks:\n  - {name: serves, command: cat there}\n  - {name: 'is <right>', command: [sh, -c, 'echo \"1 < 2\"; exit 4']}\n\
+         - {name: b, checks: [{name: fine, command: 'true'}]}\n- {name: c}\n",
+    );
+    let guest = bed.guest();
+    let results = bed.folder().join("results.xml");
+    let ran = guest.cli(&["ci", "owner/lab", "a", "--yes", "--junit", results.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+    assert!(said.contains("pass  serves") && said.contains("FAIL with code 4  is <right>"), "{said}");
+    assert!(said.contains("  1 < 2") && said.contains("1 of 2 failed"), "{said}");
+    assert!(!guest.mount().join("owner/lab/started").exists(), "its command isn't run");
+    assert_eq!(launch(guest, "a")["state"]["phase"], "ended");
+    // As another program reads it.
+    let look = "import sys, xml.etree.ElementTree as e\n\
+                for c in e.parse(sys.argv[1]).iter('testcase'): print(c.get('name'), [f.get('message') for f in c.iter('failure')], c.findtext('system-out').strip())";
+    let read = Command::new("python3").args(["-c", look]).arg(&results).output().unwrap();
+    let read = String::from_utf8_lossy(&read.stdout).into_owned();
+    assert_eq!(read, "serves [] up\nis <right> ['it ended with code 4'] 1 < 2\n");
+    assert_eq!(guest.cli(&["ci", "owner/lab", "b", "--yes"]).status.code(), Some(0));
+    let none = guest.cli(&["ci", "owner/lab", "c", "--yes"]);
+    assert!(String::from_utf8_lossy(&none.stderr).contains("'c' has no checks"), "{none:?}");
+}

@@ -149,6 +149,7 @@ fn a_launch() -> Launch {
         profile: None,
         limits: "a control group".into(),
         folder: "/state/launches/1a".into(),
+        checks: vec![],
         state: serde_json::from_value(state).unwrap(),
     }
 }
@@ -484,6 +485,7 @@ async fn every_endpoint_answers_the_client() {
         environment: None,
         network: false,
         agreed: None,
+        idle: false,
         anyway: false,
     };
     let started = client.start(&start).await.unwrap();

@@ -1,6 +1,6 @@
 //! What the verbs about running environments take.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Subcommand, builder::OsStringValueParser, builder::TypedValueParser};
 use twinshare::api::FilePath;
@@ -28,6 +28,10 @@ pub(in super::super) struct Start {
     /// Return when it's ready, not when it's begun
     #[arg(long, short)]
     pub(in super::super) wait: bool,
+
+    /// Without its command: it's there for 'exec'
+    #[arg(long)]
+    pub(in super::super) idle: bool,
 
     /// Start it although this machine has less than it needs
     #[arg(long)]
@@ -136,4 +140,27 @@ pub(in super::super) enum SecretVerb {
         /// The variable's name
         name: String,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct Ci {
+    /// Whose workspace
+    #[arg(value_name = "HOST/WORKSPACE", value_parser = OsStringValueParser::new().try_map(workspace))]
+    pub(in super::super) workspace: FilePath,
+
+    /// Which of its environments (default: the first)
+    #[arg(value_name = "ENVIRONMENT")]
+    pub(in super::super) environment: Option<String>,
+
+    /// Write the results to this file, as JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    pub(in super::super) junit: Option<PathBuf>,
+
+    /// Let it use the network
+    #[arg(long)]
+    pub(in super::super) net: bool,
+
+    /// Agree to what it runs
+    #[arg(long, short)]
+    pub(in super::super) yes: bool,
 }
