@@ -51,8 +51,8 @@ const SECRETS: &str = "secrets.json";
 /// How long a supervisor may take to say that it's there.
 const BEGINNING: Duration = Duration::from_secs(20);
 
-/// How long all environments together may take to end when the node does.
-const LEAVING: Duration = Duration::from_secs(15);
+/// How long an environment may take to end when the node does.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// What is remembered of a launch.
 #[derive(Debug, Clone, Serialize, Deserialize)]

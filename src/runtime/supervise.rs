@@ -318,9 +318,11 @@ impl Life {
             }
         };
         tokio::select! {
-            () = gently => {}
-            _ = room_ended() => {}
+            // Nobody is asked if all is to end at once.
+            biased;
             _ = stop.wait_for(|stop| *stop == Stop::AtOnce) => {}
+            _ = room_ended() => {}
+            () = gently => {}
         }
         self.room.end().await;
         let main = self.main().clone();
